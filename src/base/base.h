@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * base/ - what every room may use: errors, the log, time, descriptors.
+ *
+ * Small and boring on purpose.  A function that can fail returns 0 or -1 (or a
+ * descriptor or -1) and, on -1, fills the struct vgpu_error that it was given;
+ * outputs named `ret_*` are untouched on failure.  Destructors accept NULL.
+ */
+#ifndef VGPU_BASE_H
+#define VGPU_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define VGPU_ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+#define VGPU_PRINTF(format_at, args_at) __attribute__((format(printf, format_at, args_at)))
+
+/* --- errors (error.c) ------------------------------------------------------ */
+
+#define VGPU_ERROR_BYTES 512
+
+/*
+ * What went wrong, for a person: what was tried, what was expected, what came,
+ * what to do.  `code` is an errno value.  Lives on the caller's stack.
+ */
+struct vgpu_error {
+    int code;
+    char message[VGPU_ERROR_BYTES];
+};
+
+/* Fills *error and returns -1, so that `return error_set(...)` reads well.  A
+ * NULL error is allowed; longer messages are cut. */
+int error_set(struct vgpu_error *error, int code, const char *format, ...) VGPU_PRINTF(3, 4);
+
+/* As error_set() with errno as code and ": <its text>" behind the message. */
+int error_set_errno(struct vgpu_error *error, const char *format, ...) VGPU_PRINTF(2, 3);
+
+/* --- time (clock.c) -------------------------------------------------------- */
+
+#define NS_PER_S 1000000000ull
+#define NS_PER_MS 1000000ull
+#define NS_PER_US 1000ull
+#define US_PER_MS 1000ull
+#define MS_PER_S 1000ull
+
+uint64_t clock_monotonic_ns(void);
+uint64_t clock_realtime_ns(void);
+
+/* --- descriptors and files (fd.c) ------------------------------------------ */
+
+/* Closes *fd unless it is -1, keeps errno, sets *fd to -1. */
+void fd_close(int *fd);
+
+/* Reads or writes exactly `bytes` at `offset`, retrying EINTR and short
+ * transfers.  Returns 0, or -1 with errno (EIO when the file ended early). */
+int fd_pread_all(int fd, void *buffer, size_t bytes, off_t offset);
+int fd_pwrite_all(int fd, const void *buffer, size_t bytes, off_t offset);
+
+/* mkdir -p: makes `path` and its missing parents with `mode`. */
+int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error);
+
+/* --- text (text.c) --------------------------------------------------------- */
+
+/* Parses a whole decimal number without sign or blanks, min..max. */
+bool text_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret_value);
+
+/* Copies `text`, cut to fit `bytes` with its NUL (never in the middle of
+ * nothing: `bytes` > 0). */
+void text_copy(char *target, size_t bytes, const char *text);
+
+/* Copies `text` with everything outside printable ASCII as `\xNN`, so that
+ * what a guest wrote can stand in a log or an answer.  Cut to fit. */
+void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes);
+
+/* CRC-32 (IEEE 802.3, reflected, as zlib's crc32) of `bytes` at `data`. */
+uint32_t text_crc32(const void *data, size_t bytes);
+
+/* --- log (log.c) ----------------------------------------------------------- */
+
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+
+/* One named value of a log event.  `text` NULL means that `number` counts. */
+struct log_field {
+    const char *key;
+    const char *text;
+    uint64_t number;
+};
+
+#define LOG_TEXT(key_, text_) \
+    {                         \
+        .key = (key_), .text = (text_) \
+    }
+#define LOG_NUMBER(key_, number_) \
+    {                             \
+        .key = (key_), .number = (number_) \
+    }
+
+/*
+ * Opens the process's log: `path` NULL is stderr, else the file is appended
+ * to.  Every line is written by one write(2), so lines of several threads and
+ * processes never mix.  Until then, and after log_close(), stderr is used.
+ */
+int log_open(const char *path, enum log_format format, enum log_level level,
+             struct vgpu_error *error);
+
+/* Opens the same path again, after log rotation moved the file away. */
+int log_reopen(struct vgpu_error *error);
+void log_close(void);
+
+/* A message for people.  Text: `TIME [LEVEL] message`. */
+void log_message(enum log_level level, const char *format, ...) VGPU_PRINTF(2, 3);
+
+/*
+ * An event that programs read too.  Text: `TIME [TAG] message`.  JSON: one
+ * object a line with `time`, `event` (the tag in lower case), `message` and
+ * the fields.  Thread-safe.  Events are INFO.
+ */
+void log_event(const char *tag, const struct log_field *fields, size_t field_count,
+               const char *format, ...) VGPU_PRINTF(4, 5);
+
+#define log_error(...) log_message(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_warning(...) log_message(LOG_LEVEL_WARNING, __VA_ARGS__)
+#define log_info(...) log_message(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_debug(...) log_message(LOG_LEVEL_DEBUG, __VA_ARGS__)
+
+/* --- fault points (fault.c) ------------------------------------------------ */
+
+/*
+ * A named place where a test can end the process, to prove that nothing is
+ * lost there.  Present only in builds with -Dfault_points=true (the tests'
+ * builds), where the environment variable VGPU_FAULT=`point:count` raises
+ * SIGKILL the count-th time that the point is passed; nothing otherwise.
+ */
+#ifdef VGPU_FAULT_POINTS
+void fault_point(const char *point);
+#else
+static inline void fault_point(const char *point)
+{
+    (void)point;
+}
+#endif
+
+#endif /* VGPU_BASE_H */

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/base.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+int error_set(struct vgpu_error *error, int code, const char *format, ...)
+{
+    va_list args;
+
+    if (error) {
+        error->code = code;
+        va_start(args, format);
+        vsnprintf(error->message, sizeof(error->message), format, args);
+        va_end(args);
+    }
+    return -1;
+}
+
+int error_set_errno(struct vgpu_error *error, const char *format, ...)
+{
+    int code = errno;
+    size_t used;
+    va_list args;
+
+    if (!error)
+        return -1;
+    error->code = code;
+    va_start(args, format);
+    vsnprintf(error->message, sizeof(error->message), format, args);
+    va_end(args);
+    used = strlen(error->message);
+    snprintf(error->message + used, sizeof(error->message) - used, ": %s", strerror(code));
+    return -1;
+}

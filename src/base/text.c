@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/base.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool text_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret_value)
+{
+    uint64_t value = 0;
+
+    if (*text == '\0')
+        return false;
+    for (; *text; text++) {
+        uint64_t digit;
+
+        if (*text < '0' || *text > '9')
+            return false;
+        digit = (uint64_t)(*text - '0');
+        if (value > (UINT64_MAX - digit) / 10)
+            return false;
+        value = value * 10 + digit;
+    }
+    if (value < min || value > max)
+        return false;
+    *ret_value = value;
+    return true;
+}
+
+void text_copy(char *target, size_t bytes, const char *text)
+{
+    size_t length = strnlen(text, bytes - 1);
+
+    memcpy(target, text, length);
+    target[length] = '\0';
+}
+
+void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes)
+{
+    size_t used = 0;
+
+    for (size_t i = 0; i < text_bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool plain = c >= 0x20 && c < 0x7f;
+
+        if (used + (plain ? 1 : 4) >= bytes)
+            break;
+        if (plain)
+            target[used++] = (char)c;
+        else
+            used += (size_t)snprintf(target + used, bytes - used, "\\x%02x", c);
+    }
+    target[used] = '\0';
+}
+
+uint32_t text_crc32(const void *data, size_t bytes)
+{
+    const unsigned char *at = data;
+    uint32_t crc = 0xffffffffu;
+
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= at[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
+    }
+    return ~crc;
+}

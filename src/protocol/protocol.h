@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * protocol/ - text requests and responses of the file channel.
+ *
+ * Everything here reads bytes that a guest wrote: any byte may stand anywhere,
+ * and the answer to nonsense is a reason, never a guess.  Pure: no I/O, no
+ * allocation, no state; safe from any thread.
+ */
+#ifndef VGPU_PROTOCOL_H
+#define VGPU_PROTOCOL_H
+
+#include "base/base.h"
+#include "vgpu/file_channel.h"
+
+/* A request as a guest claims it.  The claims are validated, never believed
+ * for a registered VM. */
+struct protocol_request {
+    char pool;
+    uint8_t priority;
+    uint32_t vm_id;
+    char command[VGPU_COMMAND_MAX_BYTES + 1];
+};
+
+enum protocol_verdict {
+    PROTOCOL_EMPTY,      /* nothing but white space at its end: no request */
+    PROTOCOL_INCOMPLETE, /* no newline yet: half a line is not a request */
+    PROTOCOL_REQUEST,    /* *ret_request is filled */
+    PROTOCOL_MALFORMED,  /* *error says what was expected and what came */
+};
+
+/* What a channel knows of itself when it parses. */
+struct protocol_context {
+    uint32_t vm_id;    /* whose channel this is; a claim that differs is refused */
+    const char *pools; /* the pools' letters, e.g. "AB" */
+};
+
+/*
+ * Parses the contents of request.txt: `pool:priority:vm_id:command` or
+ * `pool:priority:vm_id:num1:num2`, ended by "\n" or "\r\n".
+ *
+ * Refused with a reason: an unknown pool, a priority that is not 0..2, a
+ * vm_id that is not the channel's, an empty command or one of more than
+ * VGPU_COMMAND_MAX_BYTES bytes, control characters, NUL bytes, bytes outside
+ * ASCII, several lines.
+ */
+enum protocol_verdict protocol_parse_request(const char *text, size_t bytes,
+                                             const struct protocol_context *context,
+                                             struct protocol_request *ret_request,
+                                             struct vgpu_error *error);
+
+/*
+ * Parses the contents of command.txt, the first protocol's file: a number, or
+ * any command.  A digit alone is complete without a newline, as no other
+ * command starts with one and goes on.  Fills only ret_request->command and
+ * ->vm_id; pool and priority are left as the caller set them.
+ */
+enum protocol_verdict protocol_parse_command_file(const char *text, size_t bytes,
+                                                  const struct protocol_context *context,
+                                                  struct protocol_request *ret_request,
+                                                  struct vgpu_error *error);
+
+/* What a command asks a worker to do. */
+enum protocol_operation {
+    OPERATION_VECTOR_ADD, /* two numbers, or none: the self-check */
+    OPERATION_MATRIX_MUL, /* n, default 64 */
+    OPERATION_GPU_INFO,
+    OPERATION_PING, /* optional text, echoed */
+    OPERATION_SPIN, /* milliseconds */
+    OPERATION_TEST, /* TEST_*: succeeds and echoes */
+};
+
+#define PROTOCOL_MATRIX_MAX 1024u
+#define PROTOCOL_SPIN_MAX_MS 600000u
+
+struct protocol_command {
+    enum protocol_operation operation;
+    bool has_numbers;  /* VECTOR_ADD with two numbers */
+    double numbers[2]; /* finite */
+    uint32_t size;     /* MATRIX_MUL: n; SPIN: milliseconds */
+    const char *text;  /* PING, TEST: into the command; "" if none */
+};
+
+/*
+ * Understands a command: names (`VECTOR_ADD [a b]`, `MATRIX_MUL [n]`,
+ * `GPU_INFO`, `PING [text]`, `SPIN ms`, `TEST_*`), the first protocol's
+ * numbers (`1`, `2`) and `num1:num2`.  Names are matched in any case.
+ * Returns 0, or -1 with a message that names the commands or the arguments
+ * that were expected.  ret_command->text points into `command`.
+ */
+int protocol_parse_command(const char *command, struct protocol_command *ret_command,
+                           struct vgpu_error *error);
+
+/* "VECTOR_ADD, MATRIX_MUL, …": for messages and help. */
+const char *protocol_command_list(void);
+
+/* An answer: status and one line of text. */
+struct protocol_response {
+    bool success;
+    char message[VGPU_MESSAGE_MAX_BYTES + 1];
+};
+
+/*
+ * Writes `1:message\n` or `2:message\n` with control characters escaped.
+ * Returns the bytes without NUL; `bytes` must be at least
+ * PROTOCOL_RESPONSE_LINE_BYTES.
+ */
+#define PROTOCOL_RESPONSE_LINE_BYTES (2 + VGPU_MESSAGE_MAX_BYTES + 1 + 1)
+size_t protocol_format_response(const struct protocol_response *response, char *line, size_t bytes);
+
+/* "low", "medium", "high"; NULL for anything else. */
+const char *protocol_priority_name(unsigned priority);
+
+/* Parses 0..2 or low/medium/high (any case). */
+bool protocol_parse_priority(const char *text, uint8_t *ret_priority);
+
+#endif /* VGPU_PROTOCOL_H */

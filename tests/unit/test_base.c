@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "unit.h"
+
+#include "base/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void error_keeps_code_and_message(void **state)
+{
+    struct vgpu_error error;
+
+    (void)state;
+    assert_int_equal(error_set(&error, EINVAL, "pool '%c' does not exist", 'Q'), -1);
+    assert_int_equal(error.code, EINVAL);
+    assert_string_equal(error.message, "pool 'Q' does not exist");
+    assert_int_equal(error_set(NULL, EINVAL, "nobody listens"), -1);
+}
+
+static void error_from_errno_names_the_cause(void **state)
+{
+    struct vgpu_error error;
+
+    (void)state;
+    errno = ENOENT;
+    assert_int_equal(error_set_errno(&error, "cannot open '%s'", "/x"), -1);
+    assert_int_equal(error.code, ENOENT);
+    assert_string_equal(error.message, "cannot open '/x': No such file or directory");
+}
+
+static void error_cuts_what_is_too_long(void **state)
+{
+    struct vgpu_error error;
+    char huge[2 * VGPU_ERROR_BYTES];
+
+    (void)state;
+    memset(huge, 'x', sizeof(huge) - 1);
+    huge[sizeof(huge) - 1] = '\0';
+    errno = EIO;
+    error_set_errno(&error, "%s", huge);
+    assert_int_equal(strlen(error.message), VGPU_ERROR_BYTES - 1);
+}
+
+static void numbers_are_decimal_whole_and_in_range(void **state)
+{
+    uint64_t value = 7;
+
+    (void)state;
+    assert_true(text_parse_u64("0", 0, 10, &value));
+    assert_int_equal(value, 0);
+    assert_true(text_parse_u64("18446744073709551615", 0, UINT64_MAX, &value));
+    assert_true(value == UINT64_MAX);
+    value = 7;
+    assert_false(text_parse_u64("18446744073709551616", 0, UINT64_MAX, &value));
+    assert_false(text_parse_u64("", 0, 10, &value));
+    assert_false(text_parse_u64("11", 0, 10, &value));
+    assert_false(text_parse_u64("1", 2, 10, &value));
+    assert_false(text_parse_u64("+1", 0, 10, &value));
+    assert_false(text_parse_u64(" 1", 0, 10, &value));
+    assert_false(text_parse_u64("0x1", 0, 10, &value));
+    assert_int_equal(value, 7); /* untouched on failure */
+}
+
+static void escaping_shows_every_byte_and_never_overflows(void **state)
+{
+    char text[32], small[6];
+
+    (void)state;
+    text_escape(text, sizeof(text), "a\n\0\xff", 4);
+    assert_string_equal(text, "a\\x0a\\x00\\xff");
+    text_escape(small, sizeof(small), "ab\ncd", 5);
+    assert_string_equal(small, "ab"); /* the escape does not fit: cut before it */
+    text_escape(small, sizeof(small), "abcdefgh", 8);
+    assert_string_equal(small, "abcde");
+}
+
+static void crc32_matches_the_published_check_value(void **state)
+{
+    (void)state;
+    assert_int_equal(text_crc32("123456789", 9), 0xcbf43926u);
+    assert_int_equal(text_crc32("", 0), 0);
+}
+
+static void directories_are_made_with_their_parents(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512];
+    struct vgpu_error error;
+    struct stat info;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/a/b/c", top);
+    assert_int_equal(fd_make_directories(path, 0750, &error), 0);
+    assert_int_equal(stat(path, &info), 0);
+    assert_true(S_ISDIR(info.st_mode));
+    assert_int_equal(fd_make_directories(path, 0750, &error), 0); /* again: fine */
+    unit_remove_directory(top);
+}
+
+static void reading_past_the_end_is_an_error(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512], data[8];
+    int fd;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/f", top);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(fd_pwrite_all(fd, "abcd", 4, 0), 0);
+    assert_int_equal(fd_pread_all(fd, data, 4, 0), 0);
+    assert_memory_equal(data, "abcd", 4);
+    assert_int_equal(fd_pread_all(fd, data, 8, 0), -1);
+    assert_int_equal(errno, EIO);
+    fd_close(&fd);
+    assert_int_equal(fd, -1);
+    unit_remove_directory(top);
+}
+
+static void log_writes_text_events_behind_a_time_stamp(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512], *text;
+    struct vgpu_error error;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/log", top);
+    assert_int_equal(log_open(path, LOG_FORMAT_TEXT, LOG_LEVEL_INFO, &error), 0);
+    log_event("QUEUE", NULL, 0, "Pool %c: Added priority=%d, vm=%d, count=%d", 'A', 2, 2, 3);
+    log_debug("not at this level");
+    log_close();
+    text = unit_read_file(path);
+    /* 2026-11-21T03:31:20.123456Z, a blank, the event */
+    assert_int_equal(text[10], 'T');
+    assert_int_equal(text[26], 'Z');
+    assert_string_equal(text + 28, "[QUEUE] Pool A: Added priority=2, vm=2, count=3\n");
+    free(text);
+    unit_remove_directory(top);
+}
+
+static void log_writes_json_events_with_their_fields(void **state)
+{
+    const struct log_field fields[] = {LOG_TEXT("pool", "A"), LOG_NUMBER("vm", 7)};
+    char *top = unit_temporary_directory();
+    char path[512], *text;
+    struct vgpu_error error;
+    json_t *object;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/log", top);
+    assert_int_equal(log_open(path, LOG_FORMAT_JSON, LOG_LEVEL_INFO, &error), 0);
+    log_event("QUEUE", fields, VGPU_ARRAY_LENGTH(fields), "said \"%s\"", "hello");
+    log_close();
+    text = unit_read_file(path);
+    object = json_loads(text, 0, NULL);
+    assert_non_null(object);
+    assert_string_equal(json_string_value(json_object_get(object, "event")), "queue");
+    assert_string_equal(json_string_value(json_object_get(object, "pool")), "A");
+    assert_int_equal(json_integer_value(json_object_get(object, "vm")), 7);
+    assert_string_equal(json_string_value(json_object_get(object, "message")), "said \"hello\"");
+    json_decref(object);
+    free(text);
+    unit_remove_directory(top);
+}
+
+static void log_follows_its_path_after_rotation(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512], moved[512], *text;
+    struct vgpu_error error;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/log", top);
+    snprintf(moved, sizeof(moved), "%s/log.1", top);
+    assert_int_equal(log_open(path, LOG_FORMAT_TEXT, LOG_LEVEL_INFO, &error), 0);
+    log_info("before");
+    assert_int_equal(rename(path, moved), 0);
+    assert_int_equal(log_reopen(&error), 0);
+    log_info("after");
+    log_close();
+    text = unit_read_file(path);
+    assert_non_null(strstr(text, "after"));
+    assert_null(strstr(text, "before"));
+    free(text);
+    unit_remove_directory(top);
+}
+
+static void log_that_cannot_be_opened_says_which(void **state)
+{
+    struct vgpu_error error;
+
+    (void)state;
+    assert_int_equal(log_open("/nonexistent/x/log", LOG_FORMAT_TEXT, LOG_LEVEL_INFO, &error), -1);
+    assert_non_null(strstr(error.message, "/nonexistent/x/log"));
+    assert_int_equal(error.code, ENOENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(error_keeps_code_and_message),
+        cmocka_unit_test(error_from_errno_names_the_cause),
+        cmocka_unit_test(error_cuts_what_is_too_long),
+        cmocka_unit_test(numbers_are_decimal_whole_and_in_range),
+        cmocka_unit_test(escaping_shows_every_byte_and_never_overflows),
+        cmocka_unit_test(crc32_matches_the_published_check_value),
+        cmocka_unit_test(directories_are_made_with_their_parents),
+        cmocka_unit_test(reading_past_the_end_is_an_error),
+        cmocka_unit_test(log_writes_text_events_behind_a_time_stamp),
+        cmocka_unit_test(log_writes_json_events_with_their_fields),
+        cmocka_unit_test(log_follows_its_path_after_rotation),
+        cmocka_unit_test(log_that_cannot_be_opened_says_which),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
