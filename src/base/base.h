@@ -78,6 +78,34 @@ void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes
 /* CRC-32 (IEEE 802.3, reflected, as zlib's crc32) of `bytes` at `data`. */
 uint32_t text_crc32(const void *data, size_t bytes);
 
+/* --- a file that holds one record (record_file.c) --------------------------- */
+
+/*
+ * The newest of the records that were written, whatever instant the writer was
+ * killed at: two slots are written in turn, each with a generation and a
+ * CRC-32 over everything, and a slot that does not check is as if unwritten.
+ * One writer at a time.  Not for other hosts: numbers are in host order.
+ */
+struct record_file {
+    int fd;
+    size_t payload_bytes;
+    uint64_t generation; /* of the newest record, 0 when there is none */
+};
+
+#define RECORD_FILE_PAYLOAD_MAX_BYTES 4000u
+
+/* Takes over `fd`, open for reading and, if the caller means to write, for
+ * writing.  `kind` tells files of different use apart.  Fills `payload` with
+ * the newest record and returns 1; 0 when there is none (payload untouched);
+ * -1 when it cannot be read.  On -1 the descriptor stays the caller's. */
+int record_file_load(struct record_file *file, int fd, uint32_t kind, void *payload,
+                     size_t payload_bytes, struct vgpu_error *error);
+
+/* Writes a new record by one pwrite(2); with `sync` it is on the disk when the
+ * function returns.  On failure the older record still counts. */
+int record_file_store(struct record_file *file, uint32_t kind, const void *payload, bool sync,
+                      struct vgpu_error *error);
+
 /* --- log (log.c) ----------------------------------------------------------- */
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
@@ -90,13 +118,13 @@ struct log_field {
     uint64_t number;
 };
 
-#define LOG_TEXT(key_, text_) \
-    {                         \
-        .key = (key_), .text = (text_) \
+#define LOG_TEXT(key_, text_)                                                                      \
+    {                                                                                              \
+        .key = (key_), .text = (text_)                                                             \
     }
-#define LOG_NUMBER(key_, number_) \
-    {                             \
-        .key = (key_), .number = (number_) \
+#define LOG_NUMBER(key_, number_)                                                                  \
+    {                                                                                              \
+        .key = (key_), .number = (number_)                                                         \
     }
 
 /*

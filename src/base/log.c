@@ -29,9 +29,7 @@ static struct {
     enum log_format format;
     enum log_level level;
     pthread_rwlock_t lock; /* write: fd changes; read: fd is used */
-} log_state = {.fd = STDERR_FILENO,
-               .level = LOG_LEVEL_INFO,
-               .lock = PTHREAD_RWLOCK_INITIALIZER};
+} log_state = {.fd = STDERR_FILENO, .level = LOG_LEVEL_INFO, .lock = PTHREAD_RWLOCK_INITIALIZER};
 
 static const char *const level_names[] = {"ERROR", "WARNING", "INFO", "DEBUG"};
 

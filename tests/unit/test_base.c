@@ -122,6 +122,91 @@ static void reading_past_the_end_is_an_error(void **state)
     unit_remove_directory(top);
 }
 
+static int open_record(const char *path)
+{
+    return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+}
+
+static void record_file_returns_the_newest_record(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512], payload[16] = "untouched";
+    struct record_file file;
+    struct vgpu_error error;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/r", top);
+    assert_int_equal(record_file_load(&file, open_record(path), 7, payload, 16, &error), 0);
+    assert_string_equal(payload, "untouched");
+    for (int i = 0; i < 5; i++) {
+        char next[16];
+
+        memset(next, 'a' + i, sizeof(next));
+        assert_int_equal(record_file_store(&file, 7, next, i % 2, &error), 0);
+        close(file.fd);
+        assert_int_equal(record_file_load(&file, open_record(path), 7, payload, 16, &error), 1);
+        assert_memory_equal(payload, next, 16);
+    }
+    assert_int_equal(file.generation, 5);
+    close(file.fd);
+    /* another kind, another size: not ours */
+    assert_int_equal(record_file_load(&file, open_record(path), 8, payload, 16, &error), 0);
+    close(file.fd);
+    unit_remove_directory(top);
+}
+
+/* A writer that was killed leaves a prefix of the new slot over the old one. */
+static void record_file_survives_every_torn_write(void **state)
+{
+    enum { PAYLOAD = 32 };
+    char *top = unit_temporary_directory();
+    char path[512], whole[4096], older[4096], payload[PAYLOAD], first[PAYLOAD], second[PAYLOAD];
+    struct record_file file;
+    struct vgpu_error error;
+    ssize_t bytes;
+    int fd;
+
+    (void)state;
+    memset(first, '1', PAYLOAD);
+    memset(second, '2', PAYLOAD);
+    snprintf(path, sizeof(path), "%s/r", top);
+    fd = open_record(path);
+    record_file_load(&file, fd, 7, payload, PAYLOAD, &error);
+    record_file_store(&file, 7, "older than the first record....", false, &error);
+    record_file_store(&file, 7, first, false, &error);
+    bytes = pread(fd, older, sizeof(older), 0);
+    record_file_store(&file, 7, second, false, &error);
+    assert_int_equal(pread(fd, whole, sizeof(whole), 0), bytes);
+    for (ssize_t cut = bytes / 2 + 1; cut < bytes; cut++) {
+        assert_int_equal(pwrite(fd, older, (size_t)bytes, 0), bytes);
+        assert_int_equal(pwrite(fd, whole + bytes / 2, (size_t)(cut - bytes / 2), bytes / 2),
+                         cut - bytes / 2);
+        assert_int_equal(record_file_load(&file, fd, 7, payload, PAYLOAD, &error), 1);
+        assert_memory_equal(payload, first, PAYLOAD);
+    }
+    assert_int_equal(pwrite(fd, whole, (size_t)bytes, 0), bytes);
+    assert_int_equal(record_file_load(&file, fd, 7, payload, PAYLOAD, &error), 1);
+    assert_memory_equal(payload, second, PAYLOAD);
+    close(fd);
+    unit_remove_directory(top);
+}
+
+static void record_file_reports_what_it_cannot_write(void **state)
+{
+    char payload[16] = {0};
+    struct record_file file;
+    struct vgpu_error error;
+    int fd = open("/dev/full", O_RDWR | O_CLOEXEC);
+
+    (void)state;
+    assert_true(fd >= 0);
+    file = (struct record_file){.fd = fd, .payload_bytes = sizeof(payload)};
+    assert_int_equal(record_file_store(&file, 7, payload, false, &error), -1);
+    assert_int_equal(error.code, ENOSPC);
+    assert_int_equal(file.generation, 0);
+    close(fd);
+}
+
 static void log_writes_text_events_behind_a_time_stamp(void **state)
 {
     char *top = unit_temporary_directory();
@@ -211,6 +296,9 @@ int main(void)
         cmocka_unit_test(crc32_matches_the_published_check_value),
         cmocka_unit_test(directories_are_made_with_their_parents),
         cmocka_unit_test(reading_past_the_end_is_an_error),
+        cmocka_unit_test(record_file_returns_the_newest_record),
+        cmocka_unit_test(record_file_survives_every_torn_write),
+        cmocka_unit_test(record_file_reports_what_it_cannot_write),
         cmocka_unit_test(log_writes_text_events_behind_a_time_stamp),
         cmocka_unit_test(log_writes_json_events_with_their_fields),
         cmocka_unit_test(log_follows_its_path_after_rotation),
