@@ -36,12 +36,29 @@ struct protocol_context {
 
 /*
  * Parses the contents of request.txt: `pool:priority:vm_id:command` or
- * `pool:priority:vm_id:num1:num2`, ended by "\n" or "\r\n".
+ * `pool:priority:vm_id:num1:num2`.  The first three colons end the three
+ * fields; everything after the third one is the command, further colons
+ * included (`A:2:7:3:4` has the command `3:4`, `A:2:7:PING a:b` has `PING a:b`).
+ *
+ * White space (blank, tab, CR, LF) around the line is not part of it: a line
+ * may end with "\n" or "\r\n", and blank lines before and after it are
+ * ignored, as are blanks between the third colon and the command.  Inside, the
+ * fields are taken literally: `A`, not `a` or ` A`.  Only a line that a "\n"
+ * follows is a request; without one it is INCOMPLETE, whatever it says, until
+ * it is longer than any request can be.  No bytes, or white space alone, with
+ * or without newline, is EMPTY.
  *
  * Refused with a reason: an unknown pool, a priority that is not 0..2, a
  * vm_id that is not the channel's, an empty command or one of more than
- * VGPU_COMMAND_MAX_BYTES bytes, control characters, NUL bytes, bytes outside
- * ASCII, several lines.
+ * VGPU_COMMAND_MAX_BYTES bytes, control characters (tabs inside the line too),
+ * NUL bytes, bytes outside ASCII, several lines (also when the last of them is
+ * not ended yet).  Messages count bytes from 1 at the start of the file.
+ *
+ * Whether the command is known is not looked at here: a command is
+ * understood where it runs, by protocol_parse_command().
+ *
+ * *ret_request is filled only for REQUEST, *error only for MALFORMED; a
+ * message is printable ASCII, with what the guest wrote escaped and cut short.
  */
 enum protocol_verdict protocol_parse_request(const char *text, size_t bytes,
                                              const struct protocol_context *context,
@@ -50,8 +67,9 @@ enum protocol_verdict protocol_parse_request(const char *text, size_t bytes,
 
 /*
  * Parses the contents of command.txt, the first protocol's file: a number, or
- * any command.  A digit alone is complete without a newline, as no other
- * command starts with one and goes on.  Fills only ret_request->command and
+ * any command, with the same rules for white space and bytes.  A digit alone is
+ * complete without a newline, because the first clients wrote none; who writes
+ * `1:2` must write it at once or rename.  Fills only ret_request->command and
  * ->vm_id; pool and priority are left as the caller set them.
  */
 enum protocol_verdict protocol_parse_command_file(const char *text, size_t bytes,
@@ -77,20 +95,24 @@ struct protocol_command {
     bool has_numbers;  /* VECTOR_ADD with two numbers */
     double numbers[2]; /* finite */
     uint32_t size;     /* MATRIX_MUL: n; SPIN: milliseconds */
-    const char *text;  /* PING, TEST: into the command; "" if none */
+    const char *text;  /* PING: what follows the name; TEST: all of the command;
+                        * into the command, "" if none */
 };
 
 /*
  * Understands a command: names (`VECTOR_ADD [a b]`, `MATRIX_MUL [n]`,
  * `GPU_INFO`, `PING [text]`, `SPIN ms`, `TEST_*`), the first protocol's
- * numbers (`1`, `2`) and `num1:num2`.  Names are matched in any case.
- * Returns 0, or -1 with a message that names the commands or the arguments
- * that were expected.  ret_command->text points into `command`.
+ * numbers (`1`: VECTOR_ADD, `2`: GPU_INFO) and `num1:num2` (VECTOR_ADD).
+ * Names are matched in any case; one or more blanks part the arguments.  a, b,
+ * num1 and num2 are decimal (`3`, `-0.5`, `2e6`) and finite in every locale: no
+ * hexadecimal, no inf, no nan, no blanks around the colon.
+ * Returns 0, or -1 with a message that names the commands or the arguments that
+ * were expected.  ret_command->text points into `command`.
  */
 int protocol_parse_command(const char *command, struct protocol_command *ret_command,
                            struct vgpu_error *error);
 
-/* "VECTOR_ADD, MATRIX_MUL, …": for messages and help. */
+/* "VECTOR_ADD [a b], MATRIX_MUL [n], ...": for messages and help. */
 const char *protocol_command_list(void);
 
 /* An answer: status and one line of text. */
@@ -100,7 +122,8 @@ struct protocol_response {
 };
 
 /*
- * Writes `1:message\n` or `2:message\n` with control characters escaped.
+ * Writes `1:message\n` or `2:message\n` with everything outside printable
+ * ASCII escaped, and cut where escapes make it longer than the maximum.
  * Returns the bytes without NUL; `bytes` must be at least
  * PROTOCOL_RESPONSE_LINE_BYTES.
  */
