@@ -39,10 +39,10 @@
 #define VGPU_REG_CAPS 0x01c         /* R:  VGPU_CAP_* */
 #define VGPU_REG_WINDOW_LO 0x020    /* R:  window size in bytes, low half */
 #define VGPU_REG_WINDOW_HI 0x024    /* R:  window size in bytes, high half */
-#define VGPU_REG_ERROR 0x028        /* R/W1C: last error, VGPU_DEVERR_* */
+#define VGPU_REG_ERROR 0x028        /* R/W1C: VGPU_DEVERR_* since cleared */
 #define VGPU_REG_IRQ_MASK 0x02c     /* R/W: VGPU_IRQ_* that may interrupt */
 #define VGPU_REG_IRQ_STATUS 0x030   /* R/W1C: VGPU_IRQ_* that are pending */
-#define VGPU_REG_DOORBELLS 0x034    /* R:  doorbell writes since reset, wraps */
+#define VGPU_REG_DOORBELLS 0x034    /* R:  doorbells seen since reset, wraps */
 #define VGPU_REG_SCRATCH 0x038      /* R/W: the guest's own, reset to 0 */
 #define VGPU_REG_END 0x03c          /* first unused offset; rest reads as 0 */
 
@@ -70,12 +70,12 @@
 #define VGPU_IRQ_CONFIG 0x00000002u
 #define VGPU_IRQ_ALL (VGPU_IRQ_COMPLETION | VGPU_IRQ_CONFIG)
 
-/* --- VGPU_REG_ERROR ------------------------------------------------------- */
+/* --- VGPU_REG_ERROR: bits, so that a second error does not hide the first - */
 
-#define VGPU_DEVERR_NONE 0u
-#define VGPU_DEVERR_ACCESS 1u    /* access not 32 bits wide and aligned */
-#define VGPU_DEVERR_READ_ONLY 2u /* write to a register that is read-only */
-#define VGPU_DEVERR_OFFSET 3u    /* access beyond VGPU_REG_END */
+#define VGPU_DEVERR_ACCESS 0x00000001u    /* not 32 bits wide and aligned */
+#define VGPU_DEVERR_READ_ONLY 0x00000002u /* write to a read-only register */
+#define VGPU_DEVERR_OFFSET 0x00000004u    /* access at or beyond VGPU_REG_END */
+#define VGPU_DEVERR_ALL (VGPU_DEVERR_ACCESS | VGPU_DEVERR_READ_ONLY | VGPU_DEVERR_OFFSET)
 
 /* --- priorities, as everywhere in this project ---------------------------- */
 
