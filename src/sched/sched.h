@@ -17,6 +17,7 @@
  *   sched_returned() ◀── the grant came back, its device work drained
  *
  * Rules:
+ * - A VM is idle, waiting, or holds a grant.
  * - A VM is in its priority's list from the moment when it is seen to become
  *   ready; work that arrives while it waits keeps its place.
  * - Higher priorities go first; first come, first served inside one.
@@ -24,7 +25,8 @@
  *   work left joins the tail of its list.
  * - Pools that share a device share one queue (SCHED_POOLS_SHARED: the pool is
  *   a label) or have one each, served in turn (SCHED_POOLS_INDEPENDENT: round
- *   robin between the pools that have work).
+ *   robin between the pools that have work; one that gets work joins the round
+ *   at its end).
  * - Pools on different devices never wait for each other.
  *
  * Cost: sched_ready(), sched_next() and sched_returned() take constant time,
@@ -82,7 +84,8 @@ void sched_free(struct sched *sched);
 int sched_add_pool(struct sched *sched, char pool, unsigned device, struct vgpu_error *error);
 
 /* Adds an idle VM to a pool that exists.  `context` is handed back by
- * sched_vm_context().  Returns NULL when pool or priority do not exist. */
+ * sched_vm_context().  Returns NULL when pool or priority do not exist.  That
+ * vm_id is not another VM's is the caller's to know. */
 struct sched_vm *sched_add_vm(struct sched *sched, uint32_t vm_id, char pool, unsigned priority,
                               void *context, struct vgpu_error *error);
 
@@ -91,8 +94,10 @@ void sched_remove_vm(struct sched *sched, struct sched_vm *vm);
 
 /*
  * Changes pool and priority, live.  A waiting VM moves at once to the place
- * that its arrival time gives it in the new list; a running one is moved when
- * its grant returns.
+ * that its arrival time gives it in the new list (this may walk the list); a
+ * running one keeps its device until its grant returns and then joins the new
+ * list's tail.  sched_vm_pool() and sched_vm_priority() tell the new values at
+ * once.  Returns 0, or -1 with EINVAL and nothing changed.
  */
 int sched_update_vm(struct sched *sched, struct sched_vm *vm, char pool, unsigned priority,
                     struct vgpu_error *error);
@@ -104,7 +109,9 @@ void *sched_vm_context(const struct sched_vm *vm);
 
 /*
  * The VM has `depth` operations to run (0: it has none any more and leaves the
- * queue).  A VM that is already waiting keeps its place.
+ * queue).  A VM that is already waiting keeps its place.  Nothing happens
+ * while the VM holds a grant: how much is left then is what sched_returned()
+ * says.
  */
 void sched_ready(struct sched *sched, struct sched_vm *vm, uint32_t depth, uint64_t now_ns);
 
@@ -112,13 +119,14 @@ void sched_ready(struct sched *sched, struct sched_vm *vm, uint32_t depth, uint6
  * The VM's grant came back and its device work has drained.  `used_us` is
  * device time; `depth_left` > 0 puts it at its list's tail.
  */
-void sched_returned(struct sched *sched, struct sched_vm *vm, uint64_t used_us,
-                    uint32_t depth_left, uint64_t now_ns);
+void sched_returned(struct sched *sched, struct sched_vm *vm, uint64_t used_us, uint32_t depth_left,
+                    uint64_t now_ns);
 
 /*
  * What the device should do now: grant to the VM returned (which then holds
  * the device until sched_returned()), or nothing.  Fills *ret_action and
- * returns true when there is something to do.
+ * returns true when there is something to do; it is untouched otherwise.
+ * SCHED_ACTION_REVOKE is kept for policies to come: none revokes yet.
  */
 bool sched_next(struct sched *sched, unsigned device, uint64_t now_ns,
                 struct sched_action *ret_action);
@@ -129,8 +137,11 @@ uint64_t sched_deadline_ns(const struct sched *sched, unsigned device);
 
 /*
  * Test mode.  While held, sched_next() grants nothing.  The preferred VM goes
- * before the others of its priority (and with independent pools its pool goes
- * first), for the VMs waiting now; vm_id 0 clears the preference.
+ * before the others of its priority (before all under SCHED_POLICY_FIFO, where
+ * all are equal), and with independent pools the next turn is its pool's.  The
+ * preference is for the VMs waiting now: it ends when the VM is served or has no
+ * work any more, and preferring a VM that does not wait prefers nobody.  vm_id 0
+ * clears the preference; a new one replaces it.  (Walks the VMs.)
  */
 void sched_hold(struct sched *sched, bool held);
 void sched_prefer(struct sched *sched, uint32_t vm_id);
