@@ -21,7 +21,8 @@
  *   DONE with the result after the last, each one pwrite(2) with a checksum;
  *   only then is the result sent.  A repeat of the send is harmless.
  *
- * All functions on the mediator's side belong to the thread of the loop.
+ * All functions on the mediator's side belong to the thread of the loop.  They
+ * may be called from within the events; only ended() is a worker's last.
  */
 #ifndef VGPU_EXEC_H
 #define VGPU_EXEC_H
@@ -60,24 +61,22 @@ int exec_record_read(const char *path, struct exec_record *ret_record, struct vg
 struct exec_worker;
 
 struct exec_worker_config {
-    const char *program;        /* path of vgpu-worker */
-    const char *backend;        /* "cpu" */
-    uint32_t vm_id;             /* for its name in ps and its log */
-    const char *record_path;    /* made when missing, mode 0600 */
-    const char *execution_log;  /* NULL, or a file that gets one line an execution */
+    const char *program;       /* path of vgpu-worker */
+    const char *backend;       /* "cpu" */
+    uint32_t vm_id;            /* for its name in ps and its log */
+    const char *record_path;   /* made when missing, mode 0600 */
+    const char *execution_log; /* NULL, or a file that gets one line an execution */
 };
 
 struct exec_worker_events {
     /* The operation that ran has ended; the worker is idle again. */
     void (*completed)(struct exec_worker *worker, uint64_t sequence,
-                      const struct protocol_response *response, uint64_t device_us,
-                      void *context);
+                      const struct protocol_response *response, uint64_t device_us, void *context);
     /* The process is gone.  `sequence` is the operation that it ran, 0 if
      * none; `reason` says how it ended ("killed by signal 11 (SIGSEGV)").
      * Called exactly once, also after exec_worker_kill(); the worker is
      * freed after it returns. */
-    void (*ended)(struct exec_worker *worker, uint64_t sequence, const char *reason,
-                  void *context);
+    void (*ended)(struct exec_worker *worker, uint64_t sequence, const char *reason, void *context);
     void *context;
 };
 
@@ -97,14 +96,17 @@ int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *c
 pid_t exec_worker_pid(const struct exec_worker *worker);
 bool exec_worker_busy(const struct exec_worker *worker);
 
-/* Asks an idle worker to end (closes its socket). */
+/* Asks an idle worker to end (closes its socket); events.ended() follows.  A
+ * busy one ends after its operation, and its result still arrives. */
 void exec_worker_stop(struct exec_worker *worker);
 
-/* Ends it at once (SIGKILL); events.ended() follows. */
+/* Ends it at once (SIGKILL); events.ended() follows, after the result if that
+ * was already sent. */
 void exec_worker_kill(struct exec_worker *worker);
 
 /* Forgets the worker without ending it and without further events: the
- * mediator leaves, the worker finishes by itself.  Frees it. */
+ * mediator leaves, the worker finishes by itself.  Frees it, at the loop's next
+ * turn. */
 void exec_worker_detach(struct exec_worker *worker);
 
 /* --- the worker's own side (commands.c, worker_main.c) ---------------------- */

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the two sides of exec/ share and nobody else needs: the descriptors
+ * that a worker is born with, the messages on its socket, and the writing side
+ * of the session record.
+ */
+#ifndef VGPU_EXEC_PRIVATE_H
+#define VGPU_EXEC_PRIVATE_H
+
+#include "exec/exec.h"
+
+/* --- a worker's descriptors -------------------------------------------------- */
+
+#define EXEC_SOCKET_FD 3 /* SOCK_SEQPACKET, to the mediator */
+#define EXEC_RECORD_FD 4 /* the session record, already locked */
+#define EXEC_LOG_FD 5    /* the execution log, if the worker was told of one */
+
+/* --- messages: one packet each, always of exactly this size ------------------- */
+
+#define EXEC_MESSAGE_MAGIC 0x57555047u /* "GPUW" in memory */
+#define EXEC_MESSAGE_VERSION 1u        /* an upgrade may pair an old mediator, a new worker */
+
+struct exec_operation_message {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t sequence;
+    char command[VGPU_COMMAND_MAX_BYTES + 1];
+};
+
+struct exec_result_message {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t sequence;
+    uint64_t device_us;
+    uint32_t success; /* 0 or 1 */
+    char message[VGPU_MESSAGE_MAX_BYTES + 1];
+    char padding[3];
+};
+
+/* --- the session record, written (record.c) ----------------------------------- */
+
+/* Bytes of a record, and of the file with its two slots and their headers. */
+#define EXEC_RECORD_PAYLOAD_BYTES 1040u
+#define EXEC_RECORD_FILE_BYTES (2 * (EXEC_RECORD_PAYLOAD_BYTES + 24))
+
+struct exec_record_writer {
+    struct record_file file;
+    struct exec_record record; /* what stands in it */
+};
+
+/* Opens the record for a worker, makes it when missing, and locks it.  Returns
+ * a descriptor; -1 with EBUSY when a living worker holds it. */
+int exec_record_lock(const char *path, struct vgpu_error *error);
+
+/* Takes over a locked record: reads what stands in it, and writes the same
+ * again with the caller's pid, so that a reader knows who lives. */
+int exec_record_attach(struct exec_record_writer *writer, int fd, struct vgpu_error *error);
+
+/* Writes STARTED for `sequence` and counts the execution. */
+int exec_record_start(struct exec_record_writer *writer, uint64_t sequence,
+                      struct vgpu_error *error);
+
+/* Writes DONE for the operation that was started last. */
+int exec_record_finish(struct exec_record_writer *writer, const struct protocol_response *response,
+                       uint64_t device_us, struct vgpu_error *error);
+
+#endif /* VGPU_EXEC_PRIVATE_H */

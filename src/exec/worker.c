@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker, seen from the mediator: one child process, one socket to it.
+ *
+ *           exec_worker_run()
+ *   idle ───────────────────────▶ busy (sequence != 0)
+ *    ▲                             │ a result of this very sequence:
+ *    └─────────────────────────────┘ events.completed()
+ *
+ *   either ── process exits ──▶ read what is still in the socket
+ *                               (completed), events.ended(), free
+ *
+ * The worker runs guests' work, so its messages are believed no more than a
+ * guest's: anything that is not the one expected message, whole, in its turn,
+ * ends the worker.  One message is read a visit of the loop, so a worker that
+ * floods its socket stops at its second message.
+ *
+ * The memory lives until both handles are closed, later than every callback;
+ * so a callback may stop, kill or detach its worker.
+ */
+#include "exec/private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define REASON_BYTES 256
+
+struct exec_worker {
+    uv_process_t process;
+    uv_poll_t poll;
+    struct exec_worker_events events;
+    int socket;
+    unsigned open_handles;
+    uint64_t sequence;        /* what it runs, 0 when idle */
+    uint64_t sent_ns;         /* when it got that, CLOCK_MONOTONIC */
+    bool spawned;             /* the process handle is the loop's, even where spawning failed */
+    bool exited;              /* the process is gone */
+    bool stopping;            /* it was asked to end: no more operations */
+    bool killed;              /* we sent SIGKILL */
+    bool distrusted;          /* it broke the rules: nothing that it says counts */
+    bool forgotten;           /* the handles are closing: no more events */
+    char fault[REASON_BYTES]; /* what it did, when we killed it for that */
+};
+
+/* --- life and death ----------------------------------------------------------- */
+
+static void worker_on_closed(uv_handle_t *handle)
+{
+    struct exec_worker *worker = handle->data;
+
+    if (--worker->open_handles == 0)
+        free(worker);
+}
+
+/* Lets go of everything; the memory follows when the loop has turned. */
+static void worker_close(struct exec_worker *worker)
+{
+    worker->forgotten = true;
+    worker->open_handles = worker->spawned ? 2 : 1;
+    uv_close((uv_handle_t *)&worker->poll, worker_on_closed);
+    if (worker->spawned)
+        uv_close((uv_handle_t *)&worker->process, worker_on_closed);
+    fd_close(&worker->socket);
+}
+
+static void worker_signal_kill(struct exec_worker *worker)
+{
+    if (worker->exited || worker->killed)
+        return;
+    worker->killed = true;
+    uv_process_kill(&worker->process, SIGKILL);
+}
+
+/* Ends a worker that broke the rules. */
+static void worker_condemn(struct exec_worker *worker, const char *fault)
+{
+    uv_poll_stop(&worker->poll);
+    worker->distrusted = true;
+    text_copy(worker->fault, sizeof(worker->fault), fault);
+    worker_signal_kill(worker);
+}
+
+static const char *signal_name(int number)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {
+        {SIGABRT, "SIGABRT"}, {SIGALRM, "SIGALRM"}, {SIGBUS, "SIGBUS"},   {SIGFPE, "SIGFPE"},
+        {SIGHUP, "SIGHUP"},   {SIGILL, "SIGILL"},   {SIGINT, "SIGINT"},   {SIGKILL, "SIGKILL"},
+        {SIGPIPE, "SIGPIPE"}, {SIGQUIT, "SIGQUIT"}, {SIGSEGV, "SIGSEGV"}, {SIGSYS, "SIGSYS"},
+        {SIGTERM, "SIGTERM"}, {SIGTRAP, "SIGTRAP"}, {SIGXCPU, "SIGXCPU"}, {SIGXFSZ, "SIGXFSZ"},
+    };
+
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(names); i++) {
+        if (names[i].number == number)
+            return names[i].name;
+    }
+    return "no common one";
+}
+
+static void worker_describe_end(const struct exec_worker *worker, int64_t status, int number,
+                                char *reason, size_t bytes)
+{
+    const char *separator = worker->fault[0] ? ": " : "";
+
+    /* It may have died of something else before our signal came. */
+    if (worker->killed && number == SIGKILL)
+        snprintf(reason, bytes, "killed by the mediator%s%s", separator, worker->fault);
+    else if (number)
+        snprintf(reason, bytes, "killed by signal %d (%s)", number, signal_name(number));
+    else
+        snprintf(reason, bytes, "exited with status %lld", (long long)status);
+}
+
+/* --- results ------------------------------------------------------------------- */
+
+/* Checks a message of `bytes`; fills `reason` and returns false if it is not the
+ * one that must come now. */
+static bool result_is_expected(const struct exec_worker *worker,
+                               const struct exec_result_message *result, size_t bytes, char *reason,
+                               size_t reason_bytes)
+{
+    if (bytes != sizeof(*result))
+        snprintf(reason, reason_bytes, "it sent %zu bytes, expected a result of %zu", bytes,
+                 sizeof(*result));
+    else if (result->magic != EXEC_MESSAGE_MAGIC || result->version != EXEC_MESSAGE_VERSION)
+        snprintf(reason, reason_bytes,
+                 "it speaks version %u (magic 0x%08x), expected version %u (magic 0x%08x): "
+                 "install worker and mediator of one release",
+                 result->version, result->magic, EXEC_MESSAGE_VERSION, EXEC_MESSAGE_MAGIC);
+    else if (worker->sequence == 0)
+        snprintf(reason, reason_bytes, "it sent a result while it had no operation");
+    else if (result->sequence != worker->sequence)
+        snprintf(reason, reason_bytes, "it sent a result of operation %llu, expected %llu",
+                 (unsigned long long)result->sequence, (unsigned long long)worker->sequence);
+    else if (result->success > 1)
+        snprintf(reason, reason_bytes, "it sent success=%u, expected 0 or 1", result->success);
+    else if (!memchr(result->message, '\0', sizeof(result->message)))
+        snprintf(reason, reason_bytes, "it sent a message without an end");
+    else
+        return true;
+    return false;
+}
+
+static void worker_complete(struct exec_worker *worker, const struct exec_result_message *result)
+{
+    struct protocol_response response = {.success = result->success == 1};
+    uint64_t sequence = worker->sequence;
+    uint64_t elapsed_us = (clock_monotonic_ns() - worker->sent_ns) / NS_PER_US;
+    /* It cannot have used the device for longer than it had the operation. */
+    uint64_t device_us = result->device_us < elapsed_us ? result->device_us : elapsed_us;
+
+    text_copy(response.message, sizeof(response.message), result->message);
+    worker->sequence = 0;
+    worker->events.completed(worker, sequence, &response, device_us, worker->events.context);
+}
+
+/* Reads one message, if there is one. */
+static void worker_receive(struct exec_worker *worker)
+{
+    struct exec_result_message result;
+    char reason[REASON_BYTES];
+    ssize_t got;
+
+    /* MSG_TRUNC: the length that was sent, also where it is too much for us.
+     * Descriptors that came along are closed by the kernel: we take none. */
+    got = recv(worker->socket, &result, sizeof(result), MSG_DONTWAIT | MSG_TRUNC);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0) {
+        /* Its end of the socket closes when it exits; should it live on without
+         * the socket, it must not live on. */
+        worker_condemn(worker, "it closed its connection");
+        return;
+    }
+    if (!result_is_expected(worker, &result, (size_t)got, reason, sizeof(reason)))
+        worker_condemn(worker, reason);
+    else
+        worker_complete(worker, &result);
+}
+
+static void worker_on_readable(uv_poll_t *poll, int status, int events)
+{
+    (void)status; /* recv() finds the same error, and says it better */
+    (void)events;
+    worker_receive(poll->data);
+}
+
+static void worker_on_exit(uv_process_t *process, int64_t status, int number)
+{
+    struct exec_worker *worker = process->data;
+    char reason[REASON_BYTES + 32];
+
+    worker->exited = true;
+    /* A result that it sent before it went is a result; it owes at most one. */
+    if (worker->sequence && !worker->distrusted)
+        worker_receive(worker);
+    if (worker->forgotten)
+        return; /* completed() detached it */
+    worker_describe_end(worker, status, number, reason, sizeof(reason));
+    worker->events.ended(worker, worker->sequence, reason, worker->events.context);
+    if (!worker->forgotten)
+        worker_close(worker);
+}
+
+/* --- start ---------------------------------------------------------------------- */
+
+/* What a worker needs to know of its surroundings, and nothing else: the
+ * mediator's environment may hold secrets. */
+static char **environment_new(void)
+{
+    static const char *const passed[] = {"VGPU_FAULT", "ASAN_OPTIONS", "LSAN_OPTIONS",
+                                         "TSAN_OPTIONS", "UBSAN_OPTIONS"};
+    char **environment = calloc(VGPU_ARRAY_LENGTH(passed) + 3, sizeof(*environment));
+    size_t count = 0;
+
+    if (!environment)
+        return NULL;
+    environment[count++] =
+        strdup("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    environment[count++] = strdup("LANG=C");
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(passed); i++) {
+        const char *value = getenv(passed[i]);
+
+        if (value && asprintf(&environment[count], "%s=%s", passed[i], value) >= 0)
+            count++;
+    }
+    return environment;
+}
+
+static void environment_free(char **environment)
+{
+    for (char **at = environment; at && *at; at++)
+        free(*at);
+    free(environment);
+}
+
+static int execution_log_open(const char *path, struct vgpu_error *error)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, 0640);
+
+    if (fd < 0)
+        return error_set_errno(error, "cannot open execution log '%s'", path);
+    return fd;
+}
+
+/* The process starts in `/`, so a relative path must be made whole before. */
+static int program_resolve(const char *program, char path[PATH_MAX], struct vgpu_error *error)
+{
+    if (!realpath(program, path))
+        return error_set_errno(error, "cannot run worker program '%s'", program);
+    return 0;
+}
+
+/* `fds`: what becomes EXEC_SOCKET_FD, EXEC_RECORD_FD, EXEC_LOG_FD (-1: none). */
+static int worker_spawn(uv_loop_t *loop, struct exec_worker *worker,
+                        const struct exec_worker_config *config, const int fds[3],
+                        struct vgpu_error *error)
+{
+    char program[PATH_MAX], name[] = "vgpu-worker", vm[16], vm_option[] = "--vm",
+                            backend_option[] = "--backend", log_option[] = "--execution-log",
+                            backend[32];
+    char *args[] = {name, vm_option, vm, backend_option, backend, log_option, NULL};
+    uv_stdio_container_t stdio[EXEC_LOG_FD + 1] = {
+        [0] = {.flags = UV_IGNORE},
+        [1] = {.flags = UV_IGNORE},
+        [2] = {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
+        [EXEC_SOCKET_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[0]},
+        [EXEC_RECORD_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[1]},
+        [EXEC_LOG_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[2]},
+    };
+    uv_process_options_t options = {
+        .exit_cb = worker_on_exit,
+        .file = program,
+        .args = args,
+        .cwd = "/",
+        .flags = UV_PROCESS_DETACHED,
+        .stdio = stdio,
+        .stdio_count = EXEC_LOG_FD + 1,
+    };
+    int code;
+
+    if (program_resolve(config->program, program, error) < 0)
+        return -1;
+    snprintf(vm, sizeof(vm), "%u", config->vm_id);
+    text_copy(backend, sizeof(backend), config->backend);
+    if (fds[2] < 0) {
+        options.stdio_count--;
+        args[5] = NULL;
+    }
+    options.env = environment_new();
+    if (!options.env)
+        return error_set(error, ENOMEM, "cannot run worker program '%s'", config->program);
+    worker->spawned = true;
+    code = uv_spawn(loop, &worker->process, &options);
+    environment_free(options.env);
+    if (code < 0)
+        return error_set(error, -code, "cannot run worker program '%s': %s", config->program,
+                         uv_strerror(code));
+    return 0;
+}
+
+/* Makes the object around `socket`, which is its own from here on.  Watching starts before
+ * there is a process, as after it nothing may fail. */
+static struct exec_worker *worker_new(uv_loop_t *loop, const struct exec_worker_events *events,
+                                      int socket, struct vgpu_error *error)
+{
+    struct exec_worker *worker = calloc(1, sizeof(*worker));
+    int code = worker ? uv_poll_init(loop, &worker->poll, socket) : UV_ENOMEM;
+
+    if (code < 0) {
+        free(worker);
+        fd_close(&socket);
+        error_set(error, -code, "cannot watch a worker's socket: %s", uv_strerror(code));
+        return NULL;
+    }
+    worker->events = *events;
+    worker->socket = socket;
+    worker->poll.data = worker;
+    worker->process.data = worker;
+    code = uv_poll_start(&worker->poll, UV_READABLE, worker_on_readable);
+    if (code < 0) {
+        worker_close(worker);
+        error_set(error, -code, "cannot watch a worker's socket: %s", uv_strerror(code));
+        return NULL;
+    }
+    return worker;
+}
+
+static int worker_launch(uv_loop_t *loop, const struct exec_worker_config *config,
+                         const struct exec_worker_events *events, int record_fd, int log_fd,
+                         struct exec_worker **ret_worker, struct vgpu_error *error)
+{
+    struct exec_worker *worker;
+    int pair[2], result = -1;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return error_set_errno(error, "cannot make a worker's socket");
+    worker = worker_new(loop, events, pair[0], error);
+    if (worker) {
+        result =
+            worker_spawn(loop, worker, config, (const int[]){pair[1], record_fd, log_fd}, error);
+        if (result < 0)
+            worker_close(worker);
+        else
+            *ret_worker = worker;
+    }
+    fd_close(&pair[1]);
+    return result;
+}
+
+int exec_worker_start(uv_loop_t *loop, const struct exec_worker_config *config,
+                      const struct exec_worker_events *events, struct exec_worker **ret_worker,
+                      struct vgpu_error *error)
+{
+    int result = -1, log_fd = -1;
+    int record_fd = exec_record_lock(config->record_path, error);
+
+    if (record_fd < 0)
+        return -1;
+    if (config->execution_log)
+        log_fd = execution_log_open(config->execution_log, error);
+    if (!config->execution_log || log_fd >= 0)
+        result = worker_launch(loop, config, events, record_fd, log_fd, ret_worker, error);
+    /* The worker has copies now, the lock among them. */
+    fd_close(&log_fd);
+    fd_close(&record_fd);
+    return result;
+}
+
+/* --- use ------------------------------------------------------------------------- */
+
+int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *command,
+                    struct vgpu_error *error)
+{
+    struct exec_operation_message operation = {
+        .magic = EXEC_MESSAGE_MAGIC, .version = EXEC_MESSAGE_VERSION, .sequence = sequence};
+    ssize_t sent;
+
+    assert(sequence != 0 && worker->sequence == 0);
+    if (worker->exited || worker->stopping || worker->killed)
+        return error_set(error, EPIPE, "the worker is ending and takes no operation");
+    if (strlen(command) > VGPU_COMMAND_MAX_BYTES)
+        return error_set(error, EINVAL, "command of %zu bytes, expected at most %d",
+                         strlen(command), VGPU_COMMAND_MAX_BYTES);
+    text_copy(operation.command, sizeof(operation.command), command);
+    sent = send(worker->socket, &operation, sizeof(operation), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        return error_set_errno(error, "cannot send an operation to worker %d",
+                               (int)worker->process.pid);
+    worker->sequence = sequence;
+    worker->sent_ns = clock_monotonic_ns();
+    return 0;
+}
+
+pid_t exec_worker_pid(const struct exec_worker *worker)
+{
+    return worker->process.pid;
+}
+
+bool exec_worker_busy(const struct exec_worker *worker)
+{
+    return worker->sequence != 0;
+}
+
+void exec_worker_stop(struct exec_worker *worker)
+{
+    /* Only our sending half: a result that is on its way still arrives. */
+    if (!worker->stopping && !worker->forgotten)
+        shutdown(worker->socket, SHUT_WR);
+    worker->stopping = true;
+}
+
+void exec_worker_kill(struct exec_worker *worker)
+{
+    if (!worker->forgotten)
+        worker_signal_kill(worker);
+}
+
+void exec_worker_detach(struct exec_worker *worker)
+{
+    if (!worker->forgotten)
+        worker_close(worker);
+}

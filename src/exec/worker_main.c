@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpu-worker: runs the operations of one session, one after the other.
+ *
+ *   receive {sequence, command}
+ *     ├─ record: STARTED, executions + 1       ─┐ killed here: the record says
+ *     ├─ execution log: one line                │ that the operation began
+ *     ├─ exec_run_command() on the backend     ─┘
+ *     ├─ record: DONE with the answer          ── killed from here on: the
+ *     └─ send the answer                          answer stands in the record
+ *
+ * End of the socket means that the mediator is gone, or wants us to go.  Either
+ * is seen between operations only, so what runs is finished and recorded first.
+ *
+ * Signals: the process leads a session of its own, so a terminal's Ctrl-C and a
+ * signal to the mediator's group do not reach it; SIGINT and SIGHUP sent to it
+ * all the same are ignored.  SIGTERM ends it at once: an administrator's way to
+ * abort an operation, which its VM then gets told as an error.
+ */
+#include "exec/private.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXIT_USAGE 2
+#define DESCRIPTORS_MAX 64
+
+struct worker {
+    uint32_t vm_id;
+    bool has_log;
+    const struct exec_backend *backend;
+    struct exec_record_writer record;
+};
+
+static const struct exec_backend *const backends[] = {&exec_backend_cpu};
+
+/* --- command line ----------------------------------------------------------------- */
+
+const char *argp_program_version = "vgpu-worker " VGPU_PACKAGE_VERSION;
+
+static const struct argp_option options[] = {
+    {"vm", 'v', "ID", 0, "The VM whose operations it runs", 0},
+    {"backend", 'b', "NAME", 0, "What computes: cpu", 0},
+    {"execution-log", 'l', NULL, 0, "Descriptor 5 gets a line for each execution", 0},
+    {0},
+};
+
+static const struct exec_backend *backend_find(const char *name)
+{
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(backends); i++) {
+        if (strcmp(backends[i]->name, name) == 0)
+            return backends[i];
+    }
+    return NULL;
+}
+
+static error_t option_parse(int key, char *argument, struct argp_state *state)
+{
+    struct worker *worker = state->input;
+    uint64_t id;
+
+    switch (key) {
+    case 'v':
+        if (!text_parse_u64(argument, 1, UINT32_MAX, &id))
+            argp_error(state, "--vm '%s': expected a number of 1 to %u", argument, UINT32_MAX);
+        else
+            worker->vm_id = (uint32_t)id;
+        return 0;
+    case 'b':
+        worker->backend = backend_find(argument);
+        if (!worker->backend)
+            argp_error(state, "--backend '%s': expected cpu", argument);
+        return 0;
+    case 'l':
+        worker->has_log = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp parser = {
+    .options = options,
+    .parser = option_parse,
+    .doc = "Runs the GPU work of one VM for vgpu-mediator, which starts it as needed.\v"
+           "It is not started by hand: it expects its socket as descriptor 3 and its locked "
+           "session record as descriptor 4.  See vgpu-worker(8).",
+};
+
+static bool descriptor_is_socket(int fd)
+{
+    int type = 0;
+    socklen_t bytes = sizeof(type);
+
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_SEQPACKET;
+}
+
+static bool was_started_by_mediator(const struct worker *worker)
+{
+    return worker->vm_id != 0 && worker->backend && descriptor_is_socket(EXEC_SOCKET_FD) &&
+           fcntl(EXEC_RECORD_FD, F_GETFD) >= 0 &&
+           (!worker->has_log || fcntl(EXEC_LOG_FD, F_GETFD) >= 0);
+}
+
+/* --- the process -------------------------------------------------------------------- */
+
+/* Whatever the mediator's libraries left open without O_CLOEXEC. */
+static void close_others(int first)
+{
+#ifdef SYS_close_range
+    if (syscall(SYS_close_range, first, ~0u, 0) == 0)
+        return;
+#endif
+    for (long fd = sysconf(_SC_OPEN_MAX) - 1; fd >= first; fd--)
+        close((int)fd);
+}
+
+static void process_confine(const struct worker *worker)
+{
+    const struct rlimit no_core = {0, 0};
+    const struct rlimit descriptors = {DESCRIPTORS_MAX, DESCRIPTORS_MAX};
+    char name[32];
+
+    close_others(worker->has_log ? EXEC_LOG_FD + 1 : EXEC_LOG_FD);
+    setrlimit(RLIMIT_NOFILE, &descriptors);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    /* A core would hold a guest's data, and RLIMIT_CORE alone does not stop one
+     * that is piped to a program.  The leak checker must trace its own process,
+     * so its builds stay dumpable. */
+    setrlimit(RLIMIT_CORE, &no_core);
+#ifndef __SANITIZE_ADDRESS__
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+#endif
+    /* The kernel keeps 15 characters: an id of ten digits loses its last. */
+    snprintf(name, sizeof(name), "vgpu-w%u", worker->vm_id);
+    prctl(PR_SET_NAME, name, 0, 0, 0);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* --- operations ---------------------------------------------------------------------- */
+
+/* Returns 1 with an operation, 0 when the mediator is gone, -1 for nonsense. */
+static int operation_receive(struct exec_operation_message *ret_operation)
+{
+    ssize_t got;
+
+    do {
+        got = recv(EXEC_SOCKET_FD, ret_operation, sizeof(*ret_operation), MSG_TRUNC);
+    } while (got < 0 && errno == EINTR);
+    if (got == 0 || (got < 0 && errno == ECONNRESET))
+        return 0;
+    if (got < 0) {
+        log_error("worker: cannot receive an operation: %s", strerror(errno));
+        return -1;
+    }
+    if (got != (ssize_t)sizeof(*ret_operation) || ret_operation->magic != EXEC_MESSAGE_MAGIC ||
+        ret_operation->version != EXEC_MESSAGE_VERSION || ret_operation->sequence == 0 ||
+        !memchr(ret_operation->command, '\0', sizeof(ret_operation->command))) {
+        log_error("worker: got %zd bytes that are no operation of version %u: worker and mediator "
+                  "are of different releases, restart the mediator",
+                  got, EXEC_MESSAGE_VERSION);
+        return -1;
+    }
+    return 1;
+}
+
+/* Returns false when the mediator is gone; then the record has the answer. */
+static bool result_send(uint64_t sequence, const struct protocol_response *response,
+                        uint64_t device_us)
+{
+    struct exec_result_message result = {
+        .magic = EXEC_MESSAGE_MAGIC,
+        .version = EXEC_MESSAGE_VERSION,
+        .sequence = sequence,
+        .device_us = device_us,
+        .success = response->success ? 1 : 0,
+    };
+    ssize_t sent;
+
+    text_copy(result.message, sizeof(result.message), response->message);
+    do {
+        sent = send(EXEC_SOCKET_FD, &result, sizeof(result), MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return sent == (ssize_t)sizeof(result);
+}
+
+static void execution_log_write(const struct worker *worker)
+{
+    char line[128];
+    int bytes;
+
+    if (!worker->has_log)
+        return;
+    bytes = snprintf(line, sizeof(line), "%llu vm=%u sequence=%llu execution=%u\n",
+                     (unsigned long long)clock_realtime_ns(), worker->vm_id,
+                     (unsigned long long)worker->record.record.sequence,
+                     worker->record.record.executions);
+    if (write(EXEC_LOG_FD, line, (size_t)bytes) != bytes)
+        log_warning("worker: cannot write the execution log: %s", strerror(errno));
+}
+
+/* Runs it between its two records; returns device time in microseconds. */
+static uint64_t operation_run(struct worker *worker, const struct exec_operation_message *operation,
+                              struct protocol_response *response)
+{
+    struct vgpu_error error;
+    uint64_t begin_ns, device_us;
+
+    fault_point("worker_before_start");
+    if (exec_record_start(&worker->record, operation->sequence, &error) < 0) {
+        log_error("worker: vm=%u: %s", worker->vm_id, error.message);
+        response->success = false;
+        text_copy(response->message, sizeof(response->message),
+                  "not run: the host cannot write its session record, tell its administrator");
+        return 0;
+    }
+    execution_log_write(worker);
+    fault_point("worker_started");
+    begin_ns = clock_monotonic_ns();
+    exec_run_command(worker->backend, operation->command, response);
+    device_us = (clock_monotonic_ns() - begin_ns) / NS_PER_US;
+    fault_point("worker_before_done");
+    if (exec_record_finish(&worker->record, response, device_us, &error) < 0)
+        log_error("worker: vm=%u: %s", worker->vm_id, error.message);
+    fault_point("worker_done");
+    return device_us;
+}
+
+static int worker_serve(struct worker *worker)
+{
+    struct exec_operation_message operation;
+    struct protocol_response response;
+    int got;
+
+    while ((got = operation_receive(&operation)) > 0) {
+        uint64_t device_us = operation_run(worker, &operation, &response);
+
+        if (!result_send(operation.sequence, &response, device_us))
+            return EXIT_SUCCESS;
+    }
+    return got < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    struct worker worker = {0};
+    struct vgpu_error error;
+    int status;
+
+    argp_err_exit_status = EXIT_USAGE;
+    argp_parse(&parser, argc, argv, 0, NULL, &worker);
+    if (!was_started_by_mediator(&worker)) {
+        fprintf(stderr,
+                "vgpu-worker: runs the GPU work of one VM for vgpu-mediator, which starts "
+                "it as needed; it does nothing when started by hand.  See vgpu-worker(8).\n");
+        return EXIT_USAGE;
+    }
+    process_confine(&worker);
+    if (exec_record_attach(&worker.record, EXEC_RECORD_FD, &error) < 0 ||
+        worker.backend->open(&error) < 0) {
+        log_error("worker: vm=%u: %s", worker.vm_id, error.message);
+        return EXIT_FAILURE;
+    }
+    status = worker_serve(&worker);
+    worker.backend->close();
+    return status;
+}
