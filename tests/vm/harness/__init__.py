@@ -16,8 +16,8 @@ kernel ends it too when this process dies without a chance to clean up.
 
 from .accel import accelerator
 from .guest import Guest, GuestError
-
-
+from .lab import Lab
+from .mediator import Mediator
 from .network import Network
 from .nfs import NfsServer
 

@@ -26,6 +26,9 @@ from . import accel, image, paths
 from .process import Process
 
 BOOT_TIMEOUT_S = 90
+# After the first three: what costs time under TCG and matters to no test here.
+KERNEL_OPTIONS = ("console=ttyS0 panic=-1 quiet mitigations=off nokaslr apparmor=0 "
+                  "cryptomgr.notests")
 PORT_BYTES = 65536
 
 
@@ -125,7 +128,7 @@ class Guest:
             "-m", str(self.memory_mib), "-smp", "1", "-nodefaults", "-display", "none",
             "-no-reboot", "-serial", f"file:{self.console}",
             "-kernel", str(made.vmlinux), "-initrd", str(made.initramfs),
-            "-append", f"console=ttyS0 panic=-1 quiet vgpu.name={self.name} {self.append}".strip(),
+            "-append", f"{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}".strip(),
             "-chardev", f"socket,id=agent,fd={agent_fd}",
             "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,nr=1",
             "-chardev", f"socket,id=monitor,fd={monitor_fd}",
