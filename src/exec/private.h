@@ -39,6 +39,10 @@ struct exec_result_message {
 
 /* --- the session record, written (record.c) ----------------------------------- */
 
+/* "XEC1" in memory.  Raise the digit with every change of the layout: what an
+ * older release wrote is then state NONE. */
+#define EXEC_RECORD_KIND 0x31434558u
+
 /* Bytes of a record, and of the file with its two slots and their headers. */
 #define EXEC_RECORD_PAYLOAD_BYTES 1040u
 #define EXEC_RECORD_FILE_BYTES (2 * (EXEC_RECORD_PAYLOAD_BYTES + 24))

@@ -27,10 +27,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Raise the digit with every change of the layout: what an older release wrote
- * is then state NONE. */
-#define RECORD_KIND 0x31434558u /* "XEC1" in memory */
-
 /* struct exec_record, as it stands in the file. */
 struct record_payload {
     uint64_t sequence;
@@ -82,7 +78,7 @@ static int record_load(int fd, struct record_file *ret_file, struct exec_record 
 {
     struct record_payload payload;
     struct record_file file;
-    int found = record_file_load(&file, fd, RECORD_KIND, &payload, sizeof(payload), error);
+    int found = record_file_load(&file, fd, EXEC_RECORD_KIND, &payload, sizeof(payload), error);
 
     if (found < 0)
         return -1;
@@ -182,7 +178,7 @@ static int record_store(struct exec_record_writer *writer, const struct exec_rec
     struct record_payload payload;
 
     payload_pack(&payload, record);
-    if (record_file_store(&writer->file, RECORD_KIND, &payload, false, error) < 0)
+    if (record_file_store(&writer->file, EXEC_RECORD_KIND, &payload, false, error) < 0)
         return -1;
     writer->record = *record;
     return 0;

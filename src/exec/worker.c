@@ -34,9 +34,13 @@
 
 #define REASON_BYTES 256
 
+/* From the end of its socket to the end of a process. */
+#define EXIT_GRACE_MS 1000
+
 struct exec_worker {
     uv_process_t process;
     uv_poll_t poll;
+    uv_timer_t grace; /* runs when the socket ended before the process */
     struct exec_worker_events events;
     int socket;
     unsigned open_handles;
@@ -65,8 +69,9 @@ static void worker_on_closed(uv_handle_t *handle)
 static void worker_close(struct exec_worker *worker)
 {
     worker->forgotten = true;
-    worker->open_handles = worker->spawned ? 2 : 1;
+    worker->open_handles = worker->spawned ? 3 : 2;
     uv_close((uv_handle_t *)&worker->poll, worker_on_closed);
+    uv_close((uv_handle_t *)&worker->grace, worker_on_closed);
     if (worker->spawned)
         uv_close((uv_handle_t *)&worker->process, worker_on_closed);
     fd_close(&worker->socket);
@@ -165,6 +170,12 @@ static void worker_complete(struct exec_worker *worker, const struct exec_result
     worker->events.completed(worker, sequence, &response, device_us, worker->events.context);
 }
 
+/* It lives on without its socket: it must not. */
+static void worker_on_grace_over(uv_timer_t *grace)
+{
+    worker_condemn(grace->data, "it closed its connection");
+}
+
 /* Reads one message, if there is one. */
 static void worker_receive(struct exec_worker *worker)
 {
@@ -178,9 +189,11 @@ static void worker_receive(struct exec_worker *worker)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got <= 0) {
-        /* Its end of the socket closes when it exits; should it live on without
-         * the socket, it must not live on. */
-        worker_condemn(worker, "it closed its connection");
+        /* Its end closes when it exits, however it exits, and how it did comes
+         * next.  Killing it now would hide that. */
+        uv_poll_stop(&worker->poll);
+        if (!worker->exited)
+            uv_timer_start(&worker->grace, worker_on_grace_over, EXIT_GRACE_MS, 0);
         return;
     }
     if (!result_is_expected(worker, &result, (size_t)got, reason, sizeof(reason)))
@@ -327,7 +340,9 @@ static struct exec_worker *worker_new(uv_loop_t *loop, const struct exec_worker_
     worker->events = *events;
     worker->socket = socket;
     worker->poll.data = worker;
+    worker->grace.data = worker;
     worker->process.data = worker;
+    uv_timer_init(loop, &worker->grace);
     code = uv_poll_start(&worker->poll, UV_READABLE, worker_on_readable);
     if (code < 0) {
         worker_close(worker);
