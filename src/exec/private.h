@@ -44,7 +44,7 @@ struct exec_result_message {
 #define EXEC_RECORD_KIND 0x31434558u
 
 /* Bytes of a record, and of the file with its two slots and their headers. */
-#define EXEC_RECORD_PAYLOAD_BYTES 1040u
+#define EXEC_RECORD_PAYLOAD_BYTES ((size_t)1040)
 #define EXEC_RECORD_FILE_BYTES (2 * (EXEC_RECORD_PAYLOAD_BYTES + 24))
 
 struct exec_record_writer {

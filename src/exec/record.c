@@ -156,7 +156,7 @@ static int record_lock_fd(int fd, const char *path, struct vgpu_error *error)
     }
     /* Room for both slots now: a full disk is an error before the work, not
      * between work and result. */
-    code = posix_fallocate(fd, 0, EXEC_RECORD_FILE_BYTES);
+    code = posix_fallocate(fd, 0, (off_t)EXEC_RECORD_FILE_BYTES);
     if (code != 0)
         return error_set(error, code, "cannot make room for session record '%s': %s", path,
                          strerror(code));

@@ -35,6 +35,15 @@
 #define EXIT_USAGE 2
 #define DESCRIPTORS_MAX 64
 
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define LEAKS_ARE_CHECKED
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define LEAKS_ARE_CHECKED
+#endif
+
 struct worker {
     uint32_t vm_id;
     bool has_log;
@@ -138,7 +147,7 @@ static void process_confine(const struct worker *worker)
      * that is piped to a program.  The leak checker must trace its own process,
      * so its builds stay dumpable. */
     setrlimit(RLIMIT_CORE, &no_core);
-#ifndef __SANITIZE_ADDRESS__
+#ifndef LEAKS_ARE_CHECKED
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 #endif
     /* The kernel keeps 15 characters: an id of ten digits loses its last. */

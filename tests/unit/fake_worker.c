@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A worker that misbehaves, for test_exec_worker: what it does is named by
- * --backend.  It shows what a worker that guests' work has taken over could do
- * to the mediator.
+ * A worker that misbehaves, for test_exec_hostile and test_exec_worker:
+ * what it does is named by --backend.  It shows what a worker that guests' work has taken over
+ * could do to the mediator.
  */
 #include "exec/private.h"
 
@@ -14,8 +14,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-extern char **environ;
 
 static struct exec_operation_message operation;
 
@@ -198,8 +196,10 @@ static void report_descriptors(void)
             open_fds[fd] = true;
     }
     for (int fd = 0; fd < 256; fd++) {
+        size_t used = strlen(text);
+
         if (open_fds[fd])
-            sprintf(text + strlen(text), "%d ", fd);
+            snprintf(text + used, sizeof(text) - used, "%d ", fd);
     }
     send_text(text);
     closedir(directory);
@@ -210,8 +210,9 @@ static void report_environment(void)
     char text[VGPU_MESSAGE_MAX_BYTES + 1] = "";
 
     for (char **at = environ; *at; at++) {
-        strncat(text, *at, strcspn(*at, "="));
-        strcat(text, " ");
+        size_t used = strlen(text);
+
+        snprintf(text + used, sizeof(text) - used, "%.*s ", (int)strcspn(*at, "="), *at);
     }
     send_text(text);
 }

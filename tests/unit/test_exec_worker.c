@@ -1,277 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The mediator's hold on a worker, with the real vgpu-worker (VGPU_WORKER) and
- * with one that misbehaves (VGPU_FAKE_WORKER, fake_worker.c).
- */
-#include "unit.h"
+/* The mediator's hold on a worker that does as it should, and that worker's own
+ * side. */
+#include "exec_bench.h"
 
-#include "exec/private.h"
-
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
-#define HANG_MS 60000 /* a test that waits this long for an event has failed */
 #define FOREVER "SPIN 600000"
-
-enum in_callback { DO_NOTHING, DO_RUN_AGAIN, DO_STOP, DO_KILL, DO_DETACH };
-
-struct bench {
-    uv_loop_t loop;
-    uv_timer_t guard;
-    bool hung;
-    char *directory;
-    char record[512];
-    char log[512];
-    struct exec_worker *worker; /* NULL when there is none (any more) */
-    enum in_callback when_completed, when_ended;
-    unsigned completed;
-    uint64_t completed_sequence, device_us;
-    struct protocol_response response;
-    unsigned ended;
-    unsigned completed_at_end;
-    uint64_t ended_sequence;
-    char reason[512];
-};
-
-static const char *worker_program, *fake_program;
-
-/* --- the loop ------------------------------------------------------------------------ */
-
-static void on_guard(uv_timer_t *timer)
-{
-    struct bench *bench = timer->data;
-
-    bench->hung = true;
-}
-
-static void act(struct bench *bench, enum in_callback action)
-{
-    struct vgpu_error error;
-
-    switch (action) {
-    case DO_NOTHING:
-        break;
-    case DO_RUN_AGAIN:
-        if (bench->completed < 5)
-            exec_worker_run(bench->worker, bench->completed_sequence + 1, "PING", &error);
-        break;
-    case DO_STOP:
-        exec_worker_stop(bench->worker);
-        break;
-    case DO_KILL:
-        exec_worker_kill(bench->worker);
-        break;
-    case DO_DETACH:
-        exec_worker_detach(bench->worker);
-        bench->worker = NULL;
-        break;
-    }
-}
-
-static void on_completed(struct exec_worker *worker, uint64_t sequence,
-                         const struct protocol_response *response, uint64_t device_us,
-                         void *context)
-{
-    struct bench *bench = context;
-
-    if (worker != bench->worker)
-        abort();
-    bench->completed++;
-    bench->completed_sequence = sequence;
-    bench->response = *response;
-    bench->device_us = device_us;
-    act(bench, bench->when_completed);
-}
-
-static void on_ended(struct exec_worker *worker, uint64_t sequence, const char *reason,
-                     void *context)
-{
-    struct bench *bench = context;
-
-    if (worker != bench->worker)
-        abort();
-    bench->ended++;
-    bench->completed_at_end = bench->completed;
-    bench->ended_sequence = sequence;
-    text_copy(bench->reason, sizeof(bench->reason), reason);
-    act(bench, bench->when_ended);
-    bench->worker = NULL;
-}
-
-static int bench_make(void **state)
-{
-    struct bench *bench = calloc(1, sizeof(*bench));
-
-    bench->directory = unit_temporary_directory();
-    snprintf(bench->record, sizeof(bench->record), "%s/record", bench->directory);
-    snprintf(bench->log, sizeof(bench->log), "%s/executions", bench->directory);
-    uv_loop_init(&bench->loop);
-    uv_timer_init(&bench->loop, &bench->guard);
-    bench->guard.data = bench;
-    uv_timer_start(&bench->guard, on_guard, HANG_MS, 0);
-    uv_unref((uv_handle_t *)&bench->guard);
-    *state = bench;
-    return 0;
-}
-
-static void turn(struct bench *bench)
-{
-    uv_ref((uv_handle_t *)&bench->guard);
-    uv_run(&bench->loop, UV_RUN_ONCE);
-    uv_unref((uv_handle_t *)&bench->guard);
-    if (bench->hung)
-        fail_msg("nothing happened for %d ms", HANG_MS);
-}
-
-/* Fails where a handle was left open. */
-static int bench_remove(void **state)
-{
-    struct bench *bench = *state;
-    int left;
-
-    unsetenv("VGPU_FAULT");
-    bench->when_completed = bench->when_ended = DO_NOTHING;
-    if (bench->worker)
-        exec_worker_kill(bench->worker);
-    while (bench->worker)
-        turn(bench);
-    uv_close((uv_handle_t *)&bench->guard, NULL);
-    uv_run(&bench->loop, UV_RUN_DEFAULT);
-    left = uv_loop_close(&bench->loop);
-    unit_remove_directory(bench->directory);
-    free(bench);
-    return left;
-}
-
-static void wait_completed(struct bench *bench, unsigned count)
-{
-    while (bench->completed < count && bench->ended == 0)
-        turn(bench);
-    assert_int_equal(bench->completed, count);
-}
-
-static void wait_ended(struct bench *bench)
-{
-    while (bench->ended == 0)
-        turn(bench);
-    assert_null(bench->worker);
-    /* Turns that find nothing more to do, and no second event. */
-    uv_run(&bench->loop, UV_RUN_NOWAIT);
-    uv_run(&bench->loop, UV_RUN_NOWAIT);
-    assert_int_equal(bench->ended, 1);
-}
-
-/* --- short forms ---------------------------------------------------------------------- */
-
-static int start_program(struct bench *bench, const char *program, const char *backend,
-                         struct vgpu_error *error)
-{
-    struct exec_worker_config config = {.program = program,
-                                        .backend = backend,
-                                        .vm_id = 7,
-                                        .record_path = bench->record,
-                                        .execution_log = bench->log};
-    struct exec_worker_events events = {
-        .completed = on_completed, .ended = on_ended, .context = bench};
-
-    bench->ended = 0;
-    error->message[0] = '\0';
-    return exec_worker_start(&bench->loop, &config, &events, &bench->worker, error);
-}
-
-static void start(struct bench *bench)
-{
-    struct vgpu_error error;
-
-    if (start_program(bench, worker_program, "cpu", &error) < 0)
-        fail_msg("%s", error.message);
-}
-
-static void start_fake(struct bench *bench, const char *behaviour)
-{
-    struct vgpu_error error;
-
-    if (start_program(bench, fake_program, behaviour, &error) < 0)
-        fail_msg("%s", error.message);
-}
-
-static void run(struct bench *bench, uint64_t sequence, const char *command)
-{
-    struct vgpu_error error = {.message = ""};
-
-    exec_worker_run(bench->worker, sequence, command, &error);
-    assert_string_equal(error.message, "");
-}
-
-static struct exec_record record_read(struct bench *bench, int expected)
-{
-    struct exec_record record;
-    struct vgpu_error error;
-
-    assert_int_equal(exec_record_read(bench->record, &record, &error), expected);
-    return record;
-}
-
-/* Until the record says that `sequence` began as often as `executions`. */
-static void wait_started(struct bench *bench, uint64_t sequence, uint32_t executions)
-{
-    uint64_t give_up_ns = clock_monotonic_ns() + HANG_MS * NS_PER_MS;
-    struct exec_record record = record_read(bench, 1);
-
-    while (record.sequence != sequence || record.executions != executions) {
-        if (clock_monotonic_ns() > give_up_ns)
-            fail_msg("operation %d did not start", (int)sequence);
-        usleep(1000);
-        record = record_read(bench, 1);
-    }
-}
 
 static void start_and_run_forever(struct bench *bench, uint64_t sequence, uint32_t executions)
 {
     start(bench);
     run(bench, sequence, FOREVER);
     wait_started(bench, sequence, executions);
-}
-
-static void expect_end(struct bench *bench, uint64_t sequence, const char *reason)
-{
-    wait_ended(bench);
-    assert_string_equal(bench->reason, reason);
-    assert_int_equal(bench->ended_sequence, sequence);
-}
-
-static void expect_answer(struct bench *bench, uint64_t sequence, bool success, const char *message)
-{
-    wait_completed(bench, bench->completed + 1);
-    assert_string_equal(bench->response.message, message);
-    assert_int_equal(bench->response.success, success);
-    assert_int_equal(bench->completed_sequence, sequence);
-}
-
-static unsigned open_descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    unsigned count = 0;
-
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
-/* The end of a process that the loop does not know any more. */
-static int reap(pid_t pid)
-{
-    int status = -1;
-
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return status;
 }
 
 /* --- work --------------------------------------------------------------------------------- */
@@ -548,7 +290,7 @@ static void a_forgotten_worker_finishes_records_and_goes(void **state)
     bench->worker = NULL;
     uv_run(&bench->loop, UV_RUN_NOWAIT);
     assert_int_equal(record_read(bench, 1).worker_pid, pid);
-    assert_int_equal(start_program(bench, worker_program, "cpu", &error), -1);
+    assert_int_equal(start_program(bench, getenv("VGPU_WORKER"), "cpu", &error), -1);
     assert_int_equal(error.code, EBUSY);
     snprintf(pid_text, sizeof(pid_text), "(pid %d)", (int)pid);
     assert_non_null(strstr(error.message, pid_text));
@@ -681,13 +423,13 @@ static void a_log_or_record_that_cannot_be_opened_is_an_error(void **state)
     struct vgpu_error error;
 
     assert_int_equal(symlink("/dev/null", bench->log), 0);
-    assert_int_equal(start_program(bench, worker_program, "cpu", &error), -1);
+    assert_int_equal(start_program(bench, getenv("VGPU_WORKER"), "cpu", &error), -1);
     assert_non_null(strstr(error.message, bench->log));
     record_read(bench, 0);
     unlink(bench->log);
     unlink(bench->record);
     assert_int_equal(symlink("/dev/null", bench->record), 0);
-    assert_int_equal(start_program(bench, worker_program, "cpu", &error), -1);
+    assert_int_equal(start_program(bench, getenv("VGPU_WORKER"), "cpu", &error), -1);
     assert_int_equal(error.code, ELOOP);
 }
 
@@ -696,145 +438,8 @@ static void an_unknown_backend_ends_the_worker(void **state)
     struct bench *bench = *state;
     struct vgpu_error error;
 
-    assert_int_equal(start_program(bench, worker_program, "abacus", &error), 0);
+    assert_int_equal(start_program(bench, getenv("VGPU_WORKER"), "abacus", &error), 0);
     expect_end(bench, 0, "exited with status 2");
-}
-
-/* --- a worker that misbehaves
- * --------------------------------------------------------------------- */
-
-static void a_worker_that_breaks_the_rules_is_killed_and_told_why(void **state)
-{
-    static const struct {
-        const char *behaviour, *reason;
-    } cases[] = {
-        {"short", "killed by the mediator: it sent 7 bytes, expected a result of 1032"},
-        {"long", "killed by the mediator: it sent 3000 bytes, expected a result of 1032"},
-        {"empty", "killed by the mediator: it closed its connection"},
-        {"close", "killed by the mediator: it closed its connection"},
-        {"sequence", "killed by the mediator: it sent a result of operation 10, expected 9"},
-        {"endless", "killed by the mediator: it sent a message without an end"},
-        {"success", "killed by the mediator: it sent success=7, expected 0 or 1"},
-    };
-    struct bench *bench = *state;
-
-    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(cases); i++) {
-        start_fake(bench, cases[i].behaviour);
-        run(bench, 9, "PING");
-        expect_end(bench, 9, cases[i].reason);
-        assert_int_equal(bench->completed, 0);
-    }
-}
-
-static void a_worker_of_another_release_is_named_as_such(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "version");
-    run(bench, 9, "PING");
-    wait_ended(bench);
-    assert_non_null(strstr(bench->reason, "it speaks version 99"));
-    assert_int_equal(bench->completed, 0);
-}
-
-static void a_result_that_nobody_asked_for_kills_its_worker(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "unasked");
-    expect_end(bench, 0, "killed by the mediator: it sent a result while it had no operation");
-    assert_int_equal(bench->completed, 0);
-}
-
-static void a_flood_of_results_is_one_result_and_the_end(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "flood");
-    run(bench, 9, "PING");
-    expect_end(bench, 0, "killed by the mediator: it sent a result while it had no operation");
-    assert_int_equal(bench->completed, 1);
-}
-
-static void a_result_that_was_sent_is_delivered_before_the_end(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "result-exit");
-    run(bench, 9, "PING");
-    expect_end(bench, 0, "exited with status 0");
-    assert_int_equal(bench->completed_at_end, 1);
-    assert_string_equal(bench->response.message, "last words");
-    start_fake(bench, "result-crash");
-    run(bench, 10, "PING");
-    expect_end(bench, 0, "killed by signal 11 (SIGSEGV)");
-    assert_int_equal(bench->completed_at_end, 2);
-    assert_int_equal(bench->completed_sequence, 10);
-}
-
-/* The exit is seen first, the result is still in the socket. */
-static void a_result_is_delivered_though_the_kill_came_after_it(void **state)
-{
-    struct bench *bench = *state;
-    siginfo_t info;
-    pid_t pid;
-
-    start_fake(bench, "result-exit");
-    pid = exec_worker_pid(bench->worker);
-    run(bench, 9, "PING");
-    assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
-    exec_worker_kill(bench->worker);
-    expect_end(bench, 0, "exited with status 0");
-    assert_int_equal(bench->completed_at_end, 1);
-}
-
-static void a_worker_may_be_forgotten_while_its_last_result_is_delivered(void **state)
-{
-    struct bench *bench = *state;
-    siginfo_t info;
-
-    bench->when_completed = DO_DETACH;
-    start_fake(bench, "result-exit");
-    run(bench, 9, "PING");
-    assert_int_equal(waitid(P_PID, (id_t)exec_worker_pid(bench->worker), &info, WEXITED | WNOWAIT),
-                     0);
-    wait_completed(bench, 1);
-    uv_run(&bench->loop, UV_RUN_NOWAIT);
-    assert_int_equal(bench->ended, 0);
-}
-
-static void garbage_before_an_exit_is_no_result(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "garbage-exit");
-    run(bench, 9, "PING");
-    wait_ended(bench); /* of either: our signal may come too late */
-    assert_int_equal(bench->ended_sequence, 9);
-    assert_int_equal(bench->completed, 0);
-}
-
-static void a_crash_and_an_exit_are_told_apart(void **state)
-{
-    struct bench *bench = *state;
-
-    start_fake(bench, "crash");
-    run(bench, 1, "PING");
-    expect_end(bench, 1, "killed by signal 11 (SIGSEGV)");
-    start_fake(bench, "exit3");
-    run(bench, 2, "PING");
-    expect_end(bench, 2, "exited with status 3");
-}
-
-static void device_time_is_never_more_than_the_time_that_passed(void **state)
-{
-    struct bench *bench = *state;
-    uint64_t begin_ns = clock_monotonic_ns();
-
-    start_fake(bench, "time");
-    run(bench, 1, "PING");
-    expect_answer(bench, 1, true, "fake");
-    assert_true(bench->device_us <= (clock_monotonic_ns() - begin_ns) / NS_PER_US);
 }
 
 /* --- the worker's own side, without a mediator ---------------------------------------------------
@@ -854,7 +459,8 @@ static pid_t spawn_worker(int socket, int record)
     posix_spawn_file_actions_adddup2(&actions, record, 51);
     posix_spawn_file_actions_adddup2(&actions, 50, EXEC_SOCKET_FD);
     posix_spawn_file_actions_adddup2(&actions, 51, EXEC_RECORD_FD);
-    assert_int_equal(posix_spawn(&pid, worker_program, &actions, NULL, args, environment), 0);
+    assert_int_equal(posix_spawn(&pid, getenv("VGPU_WORKER"), &actions, NULL, args, environment),
+                     0);
     posix_spawn_file_actions_destroy(&actions);
     return pid;
 }
@@ -916,21 +522,22 @@ static void by_hand_a_worker_says_what_it_is_and_exits_2(void **state)
     char command[2048], path[600], *text;
 
     snprintf(path, sizeof(path), "%s/said", bench->directory);
-    snprintf(command, sizeof(command), "'%s' 2>'%s' </dev/null", worker_program, path);
+    snprintf(command, sizeof(command), "'%s' 2>'%s' </dev/null", getenv("VGPU_WORKER"), path);
     assert_int_equal(WEXITSTATUS(system(command)), 2);
     text = unit_read_file(path);
     assert_non_null(strstr(text, "for vgpu-mediator"));
     free(text);
-    snprintf(command, sizeof(command), "'%s' --vm 7 --backend cpu 2>/dev/null", worker_program);
+    snprintf(command, sizeof(command), "'%s' --vm 7 --backend cpu 2>/dev/null",
+             getenv("VGPU_WORKER"));
     assert_int_equal(WEXITSTATUS(system(command)), 2);
-    snprintf(command, sizeof(command), "'%s' --vm 0 2>/dev/null", worker_program);
+    snprintf(command, sizeof(command), "'%s' --vm 0 2>/dev/null", getenv("VGPU_WORKER"));
     assert_int_equal(WEXITSTATUS(system(command)), 2);
-    snprintf(command, sizeof(command), "'%s' --version >'%s'", worker_program, path);
+    snprintf(command, sizeof(command), "'%s' --version >'%s'", getenv("VGPU_WORKER"), path);
     assert_int_equal(WEXITSTATUS(system(command)), 0);
     text = unit_read_file(path);
     assert_string_equal(text, "vgpu-worker " VGPU_PACKAGE_VERSION "\n");
     free(text);
-    snprintf(command, sizeof(command), "'%s' --help >'%s'", worker_program, path);
+    snprintf(command, sizeof(command), "'%s' --help >'%s'", getenv("VGPU_WORKER"), path);
     assert_int_equal(WEXITSTATUS(system(command)), 0);
     text = unit_read_file(path);
     assert_non_null(strstr(text, "Usage: vgpu-worker"));
@@ -979,8 +586,6 @@ static void the_record_tells_at_which_point_a_worker_died(void **state)
 
 #endif
 
-#define WORKER_TEST(function) cmocka_unit_test_setup_teardown(function, bench_make, bench_remove)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1008,16 +613,6 @@ int main(void)
         WORKER_TEST(a_program_that_cannot_run_is_an_error_and_frees_the_record),
         WORKER_TEST(a_log_or_record_that_cannot_be_opened_is_an_error),
         WORKER_TEST(an_unknown_backend_ends_the_worker),
-        WORKER_TEST(a_worker_that_breaks_the_rules_is_killed_and_told_why),
-        WORKER_TEST(a_worker_of_another_release_is_named_as_such),
-        WORKER_TEST(a_result_that_nobody_asked_for_kills_its_worker),
-        WORKER_TEST(a_flood_of_results_is_one_result_and_the_end),
-        WORKER_TEST(a_result_that_was_sent_is_delivered_before_the_end),
-        WORKER_TEST(a_result_is_delivered_though_the_kill_came_after_it),
-        WORKER_TEST(a_worker_may_be_forgotten_while_its_last_result_is_delivered),
-        WORKER_TEST(garbage_before_an_exit_is_no_result),
-        WORKER_TEST(a_crash_and_an_exit_are_told_apart),
-        WORKER_TEST(device_time_is_never_more_than_the_time_that_passed),
         WORKER_TEST(nothing_runs_that_cannot_be_recorded),
         WORKER_TEST(a_worker_ends_at_a_message_of_another_release),
         WORKER_TEST(by_hand_a_worker_says_what_it_is_and_exits_2),
@@ -1026,14 +621,6 @@ int main(void)
 #endif
     };
 
-    worker_program = getenv("VGPU_WORKER");
-    fake_program = getenv("VGPU_FAKE_WORKER");
-    if (!worker_program || !fake_program) {
-        fputs("set VGPU_WORKER and VGPU_FAKE_WORKER to the programs; `meson test` does\n", stderr);
-        return 2;
-    }
-    /* What the caller of this test left open is no worker's fault. */
-    for (int fd = 3; fd < 256; fd++)
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    bench_prepare();
     return cmocka_run_group_tests_name("exec_worker", tests, NULL, NULL);
 }
