@@ -34,12 +34,12 @@ struct channel;
  * exactly once. */
 struct channel_request {
     uint32_t vm_id;
-    uint64_t sequence;       /* grows with every request of this VM, from 1 */
-    uint64_t arrival_ns;     /* CLOCK_REALTIME when the mediator saw it */
-    bool has_claim;          /* false: came without one (command.txt) */
+    uint64_t sequence;   /* grows with every request of this VM, from 1 */
+    uint64_t arrival_ns; /* CLOCK_REALTIME when the mediator saw it */
+    bool has_claim;      /* false: came without one (command.txt) */
     char claimed_pool;
     uint8_t claimed_priority;
-    bool recovered;          /* accepted by an earlier mediator, unanswered */
+    bool recovered; /* accepted by an earlier mediator, unanswered */
     char command[VGPU_COMMAND_MAX_BYTES + 1];
 };
 
@@ -121,10 +121,10 @@ struct file_channel_config {
     const char *pools;     /* letters of the pools that exist */
     const struct file_channel_vm *vms;
     size_t vm_count;
-    bool accept_unregistered;  /* else a request of an unknown vm<id>/ is refused */
-    uint32_t poll_min_ms;      /* between looks while requests come */
-    uint32_t poll_max_ms;      /* between looks while nothing happens */
-    uint32_t response_hold_ms; /* answer stands so long before 0:Ready returns */
+    bool accept_unregistered;      /* else a request of an unknown vm<id>/ is refused */
+    uint32_t poll_min_ms;          /* between looks while requests come */
+    uint32_t poll_max_ms;          /* between looks while nothing happens */
+    uint32_t response_hold_ms;     /* answer stands so long before 0:Ready returns */
     uint32_t unterminated_hold_ms; /* a line without newline is refused after it */
 };
 

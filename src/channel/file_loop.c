@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The channel's own thread: which VM's directory is looked at when.
+ *
+ *   look ─▶ collect what stands in all directories ─▶ sort by time of
+ *   modification, equals in turn ─▶ accept one after the other ─▶ report
+ *
+ * Order is the order in which requests were seen.  Only those that are found
+ * by one and the same look have no such order; for them the file's time
+ * decides, and after it a VM's turn, so that no VM is always first.
+ */
+#include "channel/private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CLEANUP_LIMIT_NS (5 * NS_PER_S)
+#define CLEANUP_LOOK_MS 20
+
+/* --- the VMs ------------------------------------------------------------------- */
+
+static struct file_entry *find_vm(struct file_loop *loop, uint32_t vm_id)
+{
+    struct file_entry *entry;
+
+    HASH_FIND(hh, loop->vms, &vm_id, sizeof(vm_id), entry);
+    return entry;
+}
+
+/* Opens the directory if it is there; the journal stays open always. */
+static void open_directory(struct file_loop *loop, struct file_vm *vm)
+{
+    struct vgpu_error error;
+
+    if (directory_open(&vm->directory, loop->share_fd, vm->name, &vm->owner, &error) < 0)
+        return; /* not there, or no directory: the next listing tries again */
+    vm->watch = file_watch_add(loop->watch, vm->directory.fd, vm->vm_id);
+}
+
+static void close_directory(struct file_loop *loop, struct file_vm *vm)
+{
+    file_watch_remove(loop->watch, vm->watch);
+    vm->watch = -1;
+    directory_close(&vm->directory);
+}
+
+static int add_vm(struct file_loop *loop, uint32_t vm_id, const struct directory_owner *owner,
+                  bool registered, struct file_entry **ret_entry, struct vgpu_error *error)
+{
+    struct file_entry *entry = calloc(1, sizeof(*entry));
+
+    if (!entry)
+        return error_set(error, ENOMEM, "no memory for VM %u", vm_id);
+    file_vm_init(&entry->vm, vm_id, owner, registered);
+    if (journal_open(&entry->vm.journal, loop->state_fd, vm_id, error) < 0) {
+        free(entry);
+        return -1;
+    }
+    HASH_ADD(hh, loop->vms, vm.vm_id, sizeof(vm_id), entry);
+    *ret_entry = entry;
+    return 0;
+}
+
+static void report_delivery(struct file_loop *loop, const struct file_vm *vm, bool withheld)
+{
+    const struct journal_entry *entry = &vm->journal.entry;
+    struct file_report report = {.type = FILE_REPORT_ANSWERED,
+                                 .request.vm_id = vm->vm_id,
+                                 .request.sequence = entry->sequence,
+                                 .withheld = withheld};
+
+    text_copy(report.line, sizeof(report.line), entry->answer);
+    report.line[strcspn(report.line, "\n")] = '\0';
+    loop->report(&report, loop->context);
+}
+
+static void deliver(struct file_loop *loop, struct file_vm *vm)
+{
+    switch (file_vm_deliver(vm, &loop->rules)) {
+    case FILE_DELIVERY_DONE:
+        report_delivery(loop, vm, false);
+        break;
+    case FILE_DELIVERY_WITHHELD:
+        report_delivery(loop, vm, true);
+        break;
+    case FILE_DELIVERY_LATER:
+        break;
+    }
+}
+
+static void report_request(struct file_loop *loop, const struct file_vm *vm, bool recovered)
+{
+    struct file_report report = {.type = FILE_REPORT_REQUEST};
+
+    file_vm_describe_request(vm, recovered, &report.request);
+    loop->report(&report, loop->context);
+}
+
+static void accept_candidate(struct file_loop *loop, const struct file_candidate *candidate)
+{
+    struct file_vm *vm = candidate->vm;
+    struct vgpu_error error;
+
+    if (file_vm_accept(vm, candidate, &error) < 0) {
+        log_error("vm%u: cannot accept its request: %s; it stays where it is", vm->vm_id,
+                  error.message);
+        return;
+    }
+    if (!candidate->refused) {
+        report_request(loop, vm, false);
+        return;
+    }
+    struct file_report report = {.type = FILE_REPORT_REFUSED,
+                                 .request.vm_id = vm->vm_id,
+                                 .request.sequence = vm->journal.entry.sequence};
+
+    text_copy(report.line, sizeof(report.line), vm->journal.entry.answer);
+    report.line[strcspn(report.line, "\n")] = '\0';
+    loop->report(&report, loop->context);
+    deliver(loop, vm);
+}
+
+/* --- listing: directories that came or went ---------------------------------------- */
+
+static bool parse_directory_name(const char *name, uint32_t *ret_vm_id)
+{
+    uint64_t vm_id;
+    char canonical[16];
+
+    if (strncmp(name, "vm", 2) != 0 || !text_parse_u64(name + 2, 1, UINT32_MAX, &vm_id))
+        return false;
+    snprintf(canonical, sizeof(canonical), "vm%u", (uint32_t)vm_id);
+    if (strcmp(canonical, name) != 0)
+        return false; /* vm007: one VM, one name */
+    *ret_vm_id = (uint32_t)vm_id;
+    return true;
+}
+
+static void recover_vm(struct file_loop *loop, struct file_vm *vm)
+{
+    file_vm_recover(vm, &loop->rules);
+    if (vm->journal.entry.state == JOURNAL_ACCEPTED)
+        report_request(loop, vm, true);
+    else if (vm->journal.entry.state == JOURNAL_ANSWERING)
+        deliver(loop, vm);
+}
+
+static void add_unregistered(struct file_loop *loop, uint32_t vm_id)
+{
+    static const struct directory_owner unknown = {(uid_t)-1, (gid_t)-1, 0600};
+    struct file_entry *entry;
+    struct vgpu_error error;
+    struct stat info;
+
+    if (add_vm(loop, vm_id, &unknown, false, &entry, &error) < 0) {
+        log_error("vm%u: %s", vm_id, error.message);
+        return;
+    }
+    open_directory(loop, &entry->vm);
+    /* Files that are made there belong to whoever owns the directory. */
+    if (entry->vm.directory.fd >= 0 && fstat(entry->vm.directory.fd, &info) == 0)
+        entry->vm.directory.owner = (struct directory_owner){info.st_uid, info.st_gid, 0600};
+    recover_vm(loop, &entry->vm);
+}
+
+static void refresh_directory(struct file_loop *loop, struct file_vm *vm)
+{
+    if (vm->directory.fd >= 0 && directory_replaced(&vm->directory, loop->share_fd, vm->name))
+        close_directory(loop, vm);
+    if (vm->directory.fd < 0)
+        open_directory(loop, vm);
+}
+
+static void list_share(struct file_loop *loop)
+{
+    struct file_entry *entry, *next;
+    const struct dirent *found;
+    uint32_t vm_id;
+    DIR *listing;
+    int fd;
+
+    HASH_ITER (hh, loop->vms, entry, next)
+        refresh_directory(loop, &entry->vm);
+    fd = openat(loop->share_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    listing = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!listing) {
+        fd_close(&fd);
+        return; /* the share is in trouble: the VMs' own looks report it */
+    }
+    while ((found = readdir(listing))) {
+        if (parse_directory_name(found->d_name, &vm_id) && !find_vm(loop, vm_id))
+            add_unregistered(loop, vm_id);
+    }
+    closedir(listing);
+}
+
+/* --- looking --------------------------------------------------------------------------- */
+
+struct found {
+    struct file_candidate candidate;
+    uint32_t turn; /* place among equals */
+};
+
+static int compare_found(const void *left, const void *right)
+{
+    const struct found *a = left, *b = right;
+
+    if (a->candidate.identity.mtime_ns != b->candidate.identity.mtime_ns)
+        return a->candidate.identity.mtime_ns < b->candidate.identity.mtime_ns ? -1 : 1;
+    return a->turn < b->turn ? -1 : a->turn > b->turn;
+}
+
+static uint64_t earlier(uint64_t a_ns, uint64_t b_ns)
+{
+    return a_ns < b_ns ? a_ns : b_ns;
+}
+
+/* Fills `found` (room for every VM), returns how many. */
+static size_t collect(struct file_loop *loop, struct found *found, uint64_t *deadline_ns)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    uint32_t count = HASH_COUNT(loop->vms), index = 0;
+    struct file_entry *entry, *next;
+    size_t used = 0;
+
+    HASH_ITER (hh, loop->vms, entry, next) {
+        struct file_vm *vm = &entry->vm;
+        uint32_t turn = (index++ + count - loop->rotation % count) % count;
+
+        if (vm->directory.fd < 0)
+            continue;
+        file_vm_restore_ready(vm, now_ns);
+        if (vm->journal.entry.state == JOURNAL_ANSWERING)
+            deliver(loop, vm); /* the share failed when it was tried before */
+        if (!loop->stopping && file_vm_look(vm, &loop->rules, now_ns, &found[used].candidate))
+            found[used++].turn = turn;
+        *deadline_ns = earlier(*deadline_ns, file_vm_deadline_ns(vm, &loop->rules));
+    }
+    return used;
+}
+
+static uint32_t milliseconds_until(uint64_t deadline_ns)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+
+    if (deadline_ns == UINT64_MAX)
+        return UINT32_MAX;
+    return deadline_ns <= now_ns ? 0 : (uint32_t)((deadline_ns - now_ns) / NS_PER_MS + 1);
+}
+
+static void look(bool listing, void *context)
+{
+    struct file_loop *loop = context;
+    uint64_t deadline_ns = UINT64_MAX;
+    struct found *found;
+    size_t used = 0;
+
+    if (listing)
+        list_share(loop);
+    found = calloc(HASH_COUNT(loop->vms) + 1, sizeof(*found));
+    if (!found)
+        return;
+    used = collect(loop, found, &deadline_ns);
+    qsort(found, used, sizeof(*found), compare_found);
+    for (size_t i = 0; i < used; i++)
+        accept_candidate(loop, &found[i].candidate);
+    free(found);
+    loop->rotation++;
+    file_watch_looked(loop->watch, used > 0, milliseconds_until(deadline_ns));
+}
+
+/* --- orders ------------------------------------------------------------------------------- */
+
+static void obey_answer(struct file_loop *loop, const struct file_order *order)
+{
+    struct file_entry *entry = find_vm(loop, order->vm_id);
+
+    if (!entry || entry->vm.journal.entry.state != JOURNAL_ACCEPTED ||
+        entry->vm.journal.entry.sequence != order->sequence) {
+        log_error("vm%u: answer to request %llu, which is not waiting for one", order->vm_id,
+                  (unsigned long long)order->sequence);
+        return;
+    }
+    file_vm_set_answer(&entry->vm, &order->response);
+    deliver(loop, &entry->vm);
+}
+
+static void end_loop(struct file_loop *loop)
+{
+    loop->open = false;
+    uv_close((uv_handle_t *)&loop->wake, NULL);
+    uv_close((uv_handle_t *)&loop->cleanup_timer, NULL);
+    file_watch_stop(loop->watch);
+    loop->watch = NULL;
+}
+
+static bool all_answers_read(struct file_loop *loop)
+{
+    struct file_entry *entry, *next;
+
+    HASH_ITER (hh, loop->vms, entry, next) {
+        struct file_vm *vm = &entry->vm;
+
+        if (vm->answer_unread && vm->directory.fd >= 0 && !file_vm_answer_replaced(vm))
+            return false;
+    }
+    return true;
+}
+
+static void on_cleanup_timer(uv_timer_t *timer)
+{
+    struct file_loop *loop = timer->data;
+    struct file_entry *entry, *next;
+
+    if (!all_answers_read(loop) && clock_monotonic_ns() < loop->cleanup_until_ns)
+        return;
+    HASH_ITER (hh, loop->vms, entry, next)
+        file_vm_empty_files(&entry->vm);
+    end_loop(loop);
+}
+
+static void on_answer_read(uint32_t vm_id, void *context)
+{
+    struct file_entry *entry = find_vm(context, vm_id);
+
+    if (entry)
+        entry->vm.answer_unread = false;
+}
+
+static void obey_stop(struct file_loop *loop, bool cleanup)
+{
+    struct file_entry *entry, *next;
+
+    loop->stopping = true;
+    if (!cleanup) {
+        end_loop(loop);
+        return;
+    }
+    loop->cleanup_until_ns = clock_monotonic_ns() + CLEANUP_LIMIT_NS;
+    HASH_ITER (hh, loop->vms, entry, next) {
+        if (entry->vm.directory.fd >= 0)
+            file_watch_add_reads(loop->watch, entry->vm.directory.fd);
+    }
+    uv_timer_start(&loop->cleanup_timer, on_cleanup_timer, CLEANUP_LOOK_MS, CLEANUP_LOOK_MS);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct file_loop *loop = wake->data;
+    struct file_order *order;
+    bool answered = false;
+
+    while ((order = loop->next_order(loop->context))) {
+        if (order->type == FILE_ORDER_ANSWER) {
+            obey_answer(loop, order);
+            answered = true;
+        } else {
+            obey_stop(loop, order->cleanup);
+        }
+        free(order);
+    }
+    if (answered && loop->watch) /* the client's next request may come soon */
+        file_watch_looked(loop->watch, true, UINT32_MAX);
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static int open_share(struct file_loop *loop, const struct file_channel_config *config,
+                      struct vgpu_error *error)
+{
+    if (fd_make_directories(config->share, 0711, error) < 0)
+        return -1;
+    loop->share_fd = open(config->share, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (loop->share_fd < 0)
+        return error_set_errno(error, "cannot open share '%s'", config->share);
+    if (fd_make_directories(config->state_dir, 0700, error) < 0)
+        return -1;
+    loop->state_fd = open(config->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (loop->state_fd < 0)
+        return error_set_errno(error, "cannot open state directory '%s'", config->state_dir);
+    return 0;
+}
+
+static int add_registered(struct file_loop *loop, const struct file_channel_vm *config,
+                          struct vgpu_error *error)
+{
+    const struct directory_owner owner = {config->owner_uid, config->owner_gid, config->mode};
+    struct file_entry *entry;
+
+    if (add_vm(loop, config->vm_id, &owner, true, &entry, error) < 0)
+        return -1;
+    return directory_make(loop->share_fd, entry->vm.name, &owner, error);
+}
+
+int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *config,
+                      struct vgpu_error *error)
+{
+    loop->share_fd = loop->state_fd = -1;
+    loop->share = config->share;
+    loop->rules = (struct file_rules){
+        .pools = config->pools,
+        .accept_unregistered = config->accept_unregistered,
+        .response_hold_ms = config->response_hold_ms,
+        .unterminated_hold_ms = config->unterminated_hold_ms,
+    };
+    if (open_share(loop, config, error) < 0)
+        return -1;
+    for (size_t i = 0; i < config->vm_count; i++) {
+        if (add_registered(loop, &config->vms[i], error) < 0)
+            return -1;
+    }
+    uv_loop_init(&loop->loop);
+    loop->open = true;
+    uv_async_init(&loop->loop, &loop->wake, on_wake);
+    uv_timer_init(&loop->loop, &loop->cleanup_timer);
+    loop->wake.data = loop->cleanup_timer.data = loop;
+    const struct file_watch_events events = {look, on_answer_read, loop};
+
+    if (file_watch_new(&loop->loop, config->share, config->poll_min_ms, config->poll_max_ms,
+                       &events, &loop->watch, error) < 0)
+        return -1;
+    loop->rules.force_open = !file_watch_is_local(loop->watch);
+    return 0;
+}
+
+/* A fresh directory gets the two files that a client expects. */
+static void furnish(struct file_vm *vm)
+{
+    static const char *const names[] = {VGPU_FILE_RESPONSE, VGPU_FILE_REQUEST};
+    static const char *const contents[] = {VGPU_FILE_READY "\n", ""};
+    struct file_identity ignored;
+    struct vgpu_error error;
+
+    for (size_t i = 0; vm->directory.fd >= 0 && i < VGPU_ARRAY_LENGTH(names); i++) {
+        if (faccessat(vm->directory.fd, names[i], F_OK, AT_SYMLINK_NOFOLLOW) < 0 &&
+            errno == ENOENT &&
+            directory_write(&vm->directory, names[i], contents[i], -1, &ignored, &error) < 0)
+            log_error("vm%u: %s", vm->vm_id, error.message);
+    }
+}
+
+static int compare_arrival(const void *left, const void *right)
+{
+    const struct file_vm *a = *(struct file_vm *const *)left;
+    const struct file_vm *b = *(struct file_vm *const *)right;
+
+    if (a->journal.entry.arrival_ns != b->journal.entry.arrival_ns)
+        return a->journal.entry.arrival_ns < b->journal.entry.arrival_ns ? -1 : 1;
+    return a->vm_id < b->vm_id ? -1 : a->vm_id > b->vm_id;
+}
+
+/* What an earlier mediator accepted is delivered in its order of arrival. */
+static void recover(struct file_loop *loop)
+{
+    const struct file_report done = {.type = FILE_REPORT_RECOVERED};
+    struct file_vm **vms = calloc(HASH_COUNT(loop->vms) + 1, sizeof(struct file_vm *));
+    struct file_entry *entry, *next;
+    size_t count = 0;
+
+    if (!vms) {
+        log_error("file channel: out of memory");
+        abort();
+    }
+    HASH_ITER (hh, loop->vms, entry, next) {
+        open_directory(loop, &entry->vm);
+        vms[count++] = &entry->vm;
+    }
+    qsort(vms, count, sizeof(struct file_vm *), compare_arrival);
+    for (size_t i = 0; i < count; i++) {
+        recover_vm(loop, vms[i]);
+        furnish(vms[i]);
+    }
+    free(vms);
+    list_share(loop); /* unregistered VMs of an earlier mediator */
+    loop->report(&done, loop->context);
+}
+
+void file_loop_run(struct file_loop *loop)
+{
+    const struct file_report stopped = {.type = FILE_REPORT_STOPPED};
+
+    recover(loop);
+    uv_run(&loop->loop, UV_RUN_DEFAULT);
+    loop->report(&stopped, loop->context);
+}
+
+void file_loop_wake(struct file_loop *loop)
+{
+    uv_async_send(&loop->wake);
+}
+
+void file_loop_free(struct file_loop *loop)
+{
+    struct file_entry *entry, *next;
+
+    if (loop->open) { /* it never ran */
+        end_loop(loop);
+        uv_run(&loop->loop, UV_RUN_DEFAULT);
+    }
+    uv_loop_close(&loop->loop);
+    HASH_ITER (hh, loop->vms, entry, next) {
+        HASH_DEL(loop->vms, entry);
+        file_vm_close(&entry->vm);
+        free(entry);
+    }
+    fd_close(&loop->share_fd);
+    fd_close(&loop->state_fd);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The journal of one VM: the request that is owed an answer.
+ *
+ *   IDLE ── accept (synced) ──▶ ACCEPTED ── answer known ──▶ ANSWERING
+ *    ▲                                                          │
+ *    └──────────── answer stands in response.txt ───────────────┘
+ *
+ * A malformed request goes to ANSWERING at once.  The file lies outside the
+ * share, so no guest can reach it.
+ */
+#include "channel/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define JOURNAL_KIND 0x4a524e4cu /* "JRNL" */
+
+static bool entry_is_sane(const struct journal_entry *entry, uint32_t vm_id)
+{
+    return entry->vm_id == vm_id && entry->state <= JOURNAL_ANSWERING &&
+           memchr(entry->command, '\0', sizeof(entry->command)) &&
+           memchr(entry->answer, '\0', sizeof(entry->answer));
+}
+
+int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct vgpu_error *error)
+{
+    struct journal_entry entry = {.vm_id = vm_id};
+    struct record_file file;
+    char name[32];
+    struct stat info;
+    int fd, found;
+
+    snprintf(name, sizeof(name), "vm%u.journal", vm_id);
+    fd = openat(state_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return error_set_errno(error, "cannot open journal '%s' in the state directory", name);
+    found = record_file_load(&file, fd, JOURNAL_KIND, &entry, sizeof(entry), error);
+    if (found < 0)
+        goto failed;
+    if (found == 0 && (fstat(fd, &info) < 0 || info.st_size >= (off_t)(2 * sizeof(entry)))) {
+        error_set(error, EBADMSG, "journal '%s' holds no valid entry: move it away to go on", name);
+        goto failed;
+    }
+    if (found > 0 && !entry_is_sane(&entry, vm_id)) {
+        error_set(error, EBADMSG, "journal '%s' is not VM %u's: move it away to go on", name,
+                  vm_id);
+        goto failed;
+    }
+    if (found == 0)
+        fsync(state_fd); /* the file's name must outlive a power cut as its contents do */
+    journal->file = file;
+    journal->entry = entry;
+    return 0;
+
+failed:
+    fd_close(&fd);
+    return -1;
+}
+
+int journal_store(struct journal *journal, bool sync, struct vgpu_error *error)
+{
+    return record_file_store(&journal->file, JOURNAL_KIND, &journal->entry, sync, error);
+}
+
+void journal_close(struct journal *journal)
+{
+    fd_close(&journal->file.fd);
+}

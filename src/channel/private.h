@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside channel/: the parts of the file channel.
+ *
+ *   file.c            the channel: its thread, its queues
+ *   file_loop.c       inside the thread: which VM is looked at when
+ *   file_vm.c         one VM: accept, answer, recover, exactly once
+ *   file_directory.c  one VM's directory: hostile files, safely read and written
+ *   file_watch.c      when to look again: inotify and adaptive polling
+ *   journal.c         what was accepted and not yet answered
+ */
+#ifndef VGPU_CHANNEL_PRIVATE_H
+#define VGPU_CHANNEL_PRIVATE_H
+
+#include "channel/channel.h"
+
+#include <sys/queue.h>
+#include <sys/stat.h>
+#include <uthash.h>
+
+/* --- journal.c --------------------------------------------------------------- */
+
+enum journal_state {
+    JOURNAL_IDLE = 0,  /* nothing is owed to the VM */
+    JOURNAL_ACCEPTED,  /* a request was taken, no answer was tried */
+    JOURNAL_ANSWERING, /* `answer` is known; it may or may not stand in the file */
+};
+
+/* Which contents of which file were taken, so that they are not taken twice. */
+struct file_identity {
+    uint64_t inode;
+    int64_t mtime_ns;
+};
+
+/* All that must outlive the mediator about one VM's request.  Numbers and
+ * texts only: it is written to disk as it stands. */
+struct journal_entry {
+    uint32_t state; /* enum journal_state */
+    uint32_t vm_id;
+    uint64_t sequence;
+    uint64_t arrival_ns;
+    struct file_identity taken;
+    int64_t ready_mtime_ns; /* mark on response.txt: set by the mediator, by nobody since */
+    uint8_t from_command_file;
+    uint8_t has_claim;
+    char claimed_pool;
+    uint8_t claimed_priority;
+    char command[VGPU_COMMAND_MAX_BYTES + 1];
+    char answer[PROTOCOL_RESPONSE_LINE_BYTES];
+};
+
+struct journal {
+    struct record_file file;
+    struct journal_entry entry;
+};
+
+/*
+ * Opens (and makes, mode 0600) `vm<id>.journal` in the directory `state_fd` and
+ * reads the newest entry; a new journal is IDLE with sequence 0.  A file that
+ * is there but is no journal of this VM is refused, never overwritten.
+ */
+int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct vgpu_error *error);
+
+/* Writes journal->entry; with `sync` it is on disk afterwards. */
+int journal_store(struct journal *journal, bool sync, struct vgpu_error *error);
+void journal_close(struct journal *journal);
+
+/* --- file_directory.c --------------------------------------------------------- */
+
+/* Largest request.txt that is read: anything longer is refused anyway. */
+#define DIRECTORY_READ_MAX_BYTES 1024u
+
+struct directory_owner {
+    uid_t uid;   /* (uid_t)-1: leave */
+    gid_t gid;   /* (gid_t)-1: leave */
+    mode_t mode; /* of the directory; files get it without the x bits */
+};
+
+enum directory_look {
+    DIRECTORY_ABSENT,  /* no such file, or empty */
+    DIRECTORY_DATA,    /* *ret_text, *ret_bytes and *ret_identity are filled */
+    DIRECTORY_HOSTILE, /* something that is no plain file; error says what */
+    DIRECTORY_FAILED,  /* the share failed (errno in error->code); try later */
+};
+
+/* One VM's directory, held open. */
+struct directory {
+    int fd;
+    uint64_t inode;
+    struct directory_owner owner;
+};
+
+/* Makes `name` under `share_fd` with owner and mode if it is missing, or sets
+ * them if they differ. */
+int directory_make(int share_fd, const char *name, const struct directory_owner *owner,
+                   struct vgpu_error *error);
+
+/* Opens `name` under `share_fd`; symbolic links are refused. */
+int directory_open(struct directory *directory, int share_fd, const char *name,
+                   const struct directory_owner *owner, struct vgpu_error *error);
+void directory_close(struct directory *directory);
+
+/* True when `name` under `share_fd` is no longer the directory that is open. */
+bool directory_replaced(const struct directory *directory, int share_fd, const char *name);
+
+/* A cheap look: is there a file `name` with contents (or something hostile)?
+ * `force_open` opens it even if it looks empty, to make NFS ask the server. */
+enum directory_look directory_read(const struct directory *directory, const char *name,
+                                   bool force_open, char text[DIRECTORY_READ_MAX_BYTES],
+                                   size_t *ret_bytes, struct file_identity *ret_identity,
+                                   struct vgpu_error *error);
+
+/* Empties `name` if it still is the file `identity` tells; a file with several
+ * names is removed instead, so that no other name's contents are lost. */
+int directory_take(const struct directory *directory, const char *name,
+                   const struct file_identity *identity, struct vgpu_error *error);
+
+/* Removes what stands in the place of a file: link, pipe, socket, device,
+ * empty directory.  What cannot be removed stays. */
+void directory_remove_hostile(const struct directory *directory, const char *name);
+
+/*
+ * Makes `line` (with its newline) the contents of `name`, in place, so that a
+ * reader sees the old first line or the new one.  Makes the file when it is
+ * missing, replaces it when it is hostile.  `mtime_ns` >= 0 sets the time of
+ * modification; *ret_identity tells the file as it is afterwards.
+ */
+int directory_write(const struct directory *directory, const char *name, const char *line,
+                    int64_t mtime_ns, struct file_identity *ret_identity, struct vgpu_error *error);
+
+/* Empties `name` if it is a plain file. */
+int directory_empty(const struct directory *directory, const char *name, struct vgpu_error *error);
+
+/* --- file_watch.c -------------------------------------------------------------- */
+
+/*
+ * Says when to look at the directories again: at once when inotify reports a
+ * change (on local file systems), else after an interval that is short while
+ * requests come and grows while none do.
+ */
+struct file_watch;
+
+struct file_watch_events {
+    /* Look now.  `listing` is true when directories may have come or gone. */
+    void (*look)(bool listing, void *context);
+    /* Somebody read `response.txt` of the directory watched as `id`; only after
+     * file_watch_add_reads(). */
+    void (*answer_read)(uint32_t id, void *context);
+    void *context;
+};
+
+int file_watch_new(uv_loop_t *loop, const char *share, uint32_t poll_min_ms, uint32_t poll_max_ms,
+                   const struct file_watch_events *events, struct file_watch **ret_watch,
+                   struct vgpu_error *error);
+
+/* True when changes are reported (a local file system). */
+bool file_watch_is_local(const struct file_watch *watch);
+
+/* Watches the directory open as `fd`; `id` names it in answer_read().  Returns
+ * a handle for file_watch_remove(), or -1 when it can only be polled. */
+int file_watch_add(struct file_watch *watch, int fd, uint32_t id);
+
+/* From now on reads are reported too.  Not from the start: a client that polls
+ * for its answer would wake the channel each time. */
+void file_watch_add_reads(struct file_watch *watch, int fd);
+void file_watch_remove(struct file_watch *watch, int handle);
+
+/* A look found work (`busy`) or none; sets the time of the next one, at most
+ * `limit_ms` from now (UINT32_MAX: no limit). */
+void file_watch_looked(struct file_watch *watch, bool busy, uint32_t limit_ms);
+
+/* Ends it; its memory is freed when the loop has closed its handles. */
+void file_watch_stop(struct file_watch *watch);
+
+/* --- file_vm.c ------------------------------------------------------------------ */
+
+/* One VM of the file channel. */
+struct file_vm {
+    uint32_t vm_id;
+    bool registered;
+    struct directory_owner owner;
+    char name[16];              /* "vm<id>" */
+    struct directory directory; /* fd -1: not there now */
+    struct journal journal;     /* file.fd -1: not open */
+    int watch;                  /* file_watch_add()'s handle */
+    bool take_pending;          /* the accepted request could not be emptied yet */
+    struct unterminated_line {  /* a line without its end */
+        struct file_identity identity;
+        uint64_t since_ns;            /* monotonic; 0: none */
+    } unterminated[2];                /* in request.txt and in command.txt */
+    struct file_identity hostile;     /* refused, could not be removed */
+    struct file_identity answer_file; /* response.txt with our answer in it */
+    uint64_t hold_until_ns;           /* monotonic; 0: no answer is held */
+    bool answer_unread;
+    bool trouble; /* the share failed and it was logged */
+};
+
+/* What one look at a VM's directory found. */
+struct file_candidate {
+    struct file_vm *vm;
+    bool from_command_file;
+    bool hostile; /* not a plain file of sane size */
+    bool refused; /* error holds the reason */
+    struct protocol_request request;
+    struct file_identity identity;
+    struct vgpu_error error;
+};
+
+/* What a look needs to know. */
+struct file_rules {
+    const char *pools;
+    bool accept_unregistered;
+    bool force_open; /* sizes may be stale: ask the server */
+    uint32_t response_hold_ms;
+    uint32_t unterminated_hold_ms;
+};
+
+enum file_delivery {
+    FILE_DELIVERY_DONE,     /* the answer stands in response.txt */
+    FILE_DELIVERY_WITHHELD, /* the client has already put a new request there */
+    FILE_DELIVERY_LATER,    /* the share failed: try again */
+};
+
+void file_vm_init(struct file_vm *vm, uint32_t vm_id, const struct directory_owner *owner,
+                  bool registered);
+void file_vm_close(struct file_vm *vm);
+
+/* Returns true and fills *ret_candidate when there is something to accept. */
+bool file_vm_look(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns,
+                  struct file_candidate *ret_candidate);
+
+/*
+ * Accepts or refuses: journal (synced), 0:Ready, request emptied.  A refused
+ * one is then ready for file_vm_deliver().  Returns -1 when the journal cannot
+ * be written: the request stays where it is.
+ */
+int file_vm_accept(struct file_vm *vm, const struct file_candidate *candidate,
+                   struct vgpu_error *error);
+
+/* The answer to the accepted request is known; file_vm_deliver() comes next.
+ * A journal that cannot be written costs at most a second answer after a
+ * crash, so it is logged, not returned. */
+void file_vm_set_answer(struct file_vm *vm, const struct protocol_response *response);
+
+/* Writes the answer where the client reads it, once. */
+enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *rules);
+
+/* Brings files and journal of an earlier mediator together.  Afterwards the
+ * state is IDLE (nothing owed), ACCEPTED (run it) or ANSWERING (deliver). */
+void file_vm_recover(struct file_vm *vm, const struct file_rules *rules);
+
+/* Puts 0:Ready back when the answer was held long enough. */
+void file_vm_restore_ready(struct file_vm *vm, uint64_t now_ns);
+
+/* When the VM must be looked at again by itself; UINT64_MAX: never. */
+uint64_t file_vm_deadline_ns(const struct file_vm *vm, const struct file_rules *rules);
+
+/* True when the client has changed response.txt since the answer. */
+bool file_vm_answer_replaced(const struct file_vm *vm);
+
+/* Empties request, command and response file. */
+void file_vm_empty_files(struct file_vm *vm);
+
+/* Fills the event for an accepted request. */
+void file_vm_describe_request(const struct file_vm *vm, bool recovered,
+                              struct channel_request *ret_request);
+
+/* --- file.c and file_loop.c -------------------------------------------------------- */
+
+/* A message from the mediator's thread to the channel's. */
+struct file_order {
+    STAILQ_ENTRY(file_order) link;
+    enum { FILE_ORDER_ANSWER, FILE_ORDER_STOP } type;
+    uint32_t vm_id;
+    uint64_t sequence;
+    struct protocol_response response;
+    bool cleanup;
+};
+
+/* A message from the channel's thread to the mediator's. */
+struct file_report {
+    STAILQ_ENTRY(file_report) link;
+    enum {
+        FILE_REPORT_REQUEST,
+        FILE_REPORT_ANSWERED,
+        FILE_REPORT_REFUSED,
+        FILE_REPORT_RECOVERED,
+        FILE_REPORT_STOPPED,
+    } type;
+    struct channel_request request; /* REQUEST; else its vm_id and sequence */
+    bool withheld;
+    char line[PROTOCOL_RESPONSE_LINE_BYTES]; /* ANSWERED, REFUSED: no newline */
+};
+
+struct file_entry {
+    struct file_vm vm;
+    UT_hash_handle hh;
+};
+
+/* What the channel's thread owns; nobody else touches it while it runs. */
+struct file_loop {
+    uv_loop_t loop;
+    uv_async_t wake;
+    struct file_watch *watch;
+    struct file_rules rules;
+    const char *share;
+    int share_fd, state_fd;
+    struct file_entry *vms; /* uthash by vm_id */
+    uint32_t rotation;      /* who is first among equals, moves with each look */
+    bool open;              /* `loop` has handles */
+    bool stopping;          /* no further requests are taken */
+    uint64_t cleanup_until_ns;
+    uv_timer_t cleanup_timer;
+    /* Called on this thread. */
+    void (*report)(const struct file_report *report, void *context);
+    struct file_order *(*next_order)(void *context); /* NULL: none; caller frees */
+    void *context;
+};
+
+/* Opens share and state, makes the registered VMs' directories and opens their
+ * journals.  Runs on the mediator's thread, before the channel's exists. */
+int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *config,
+                      struct vgpu_error *error);
+
+/* The thread: recovers, then looks and answers until it is told to stop. */
+void file_loop_run(struct file_loop *loop);
+
+/* From any thread: an order waits. */
+void file_loop_wake(struct file_loop *loop);
+
+/* After file_loop_run() has returned, or instead of it. */
+void file_loop_free(struct file_loop *loop);
+
+#endif /* VGPU_CHANNEL_PRIVATE_H */

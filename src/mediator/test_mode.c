@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Test mode: hold requests until several VMs wait, so that their order can be
+ * seen and steered.
+ *
+ *   holding ── enough VMs wait ──▶ ask (or not) ──▶ released
+ *      ▲                                              │
+ *      └────────────── queue empty, nothing runs ─────┘
+ *
+ * Asked on the terminal: are they simultaneous?  If so, which VM wins ties?
+ * With --hold-until and --prefer-vm the answers are given beforehand.
+ */
+#include "mediator/mediator.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#define DEFAULT_HOLD_UNTIL 2
+
+static void say(const char *format, ...) VGPU_PRINTF(1, 2);
+
+static void say(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    fflush(stdout);
+}
+
+static void hold(struct test_mode *test)
+{
+    test->holding = true;
+    sched_hold(test->mediator->sched, true);
+    log_event("TEST", NULL, 0, "holding until %u VMs wait", test->hold_until);
+}
+
+static void release(struct test_mode *test, uint32_t prefer_vm)
+{
+    const struct log_field fields[] = {LOG_NUMBER("prefer_vm", prefer_vm)};
+
+    test->holding = false;
+    test->question = TEST_MODE_QUIET;
+    sched_prefer(test->mediator->sched, prefer_vm);
+    sched_hold(test->mediator->sched, false);
+    if (prefer_vm)
+        log_event("TEST", fields, 1, "released: vm=%u wins ties", prefer_vm);
+    else
+        log_event("TEST", fields, 1, "released: first come, first served");
+}
+
+/* --- the questions ------------------------------------------------------------------ */
+
+static bool waits(struct test_mode *test, uint32_t vm_id)
+{
+    struct session *session, *next;
+
+    HASH_ITER (hh, test->mediator->sessions, session, next) {
+        if (session->vm_id == vm_id && session->state == SESSION_WAITING)
+            return true;
+    }
+    return false;
+}
+
+static void ask_simultaneous(struct test_mode *test)
+{
+    struct session *session, *next;
+
+    say("\n%u VMs wait:\n", sched_waiting(test->mediator->sched, 0));
+    HASH_ITER (hh, test->mediator->sessions, session, next) {
+        if (session->state == SESSION_WAITING)
+            say("  vm=%u  pool %c  priority %s  %s\n", session->vm_id,
+                sched_vm_pool(session->place),
+                protocol_priority_name(sched_vm_priority(session->place)),
+                session->request.command);
+    }
+    say("Treat them as simultaneous? [YES/NO] ");
+    test->question = TEST_MODE_ASKS_SIMULTANEOUS;
+}
+
+static void ask_winner(struct test_mode *test)
+{
+    say("Which VM wins ties? [id, or Enter for first come] ");
+    test->question = TEST_MODE_ASKS_WINNER;
+}
+
+static void take_simultaneous(struct test_mode *test, const char *line)
+{
+    if (strcasecmp(line, "yes") == 0 || strcasecmp(line, "y") == 0) {
+        ask_winner(test);
+    } else if (strcasecmp(line, "no") == 0 || strcasecmp(line, "n") == 0) {
+        release(test, 0);
+    } else {
+        say("'%s' is neither YES nor NO.\n", line);
+        ask_simultaneous(test);
+    }
+}
+
+static void take_winner(struct test_mode *test, const char *line)
+{
+    uint64_t vm_id;
+
+    if (line[0] == '\0') {
+        release(test, 0);
+    } else if (text_parse_u64(line, 1, UINT32_MAX, &vm_id) && waits(test, (uint32_t)vm_id)) {
+        release(test, (uint32_t)vm_id);
+    } else {
+        say("'%s' is not the id of a VM that waits.\n", line);
+        ask_winner(test);
+    }
+}
+
+static void take_line(struct test_mode *test, const char *line)
+{
+    if (test->question == TEST_MODE_ASKS_SIMULTANEOUS)
+        take_simultaneous(test, line);
+    else if (test->question == TEST_MODE_ASKS_WINNER)
+        take_winner(test, line);
+    /* else: nothing was asked */
+}
+
+/* --- the terminal ---------------------------------------------------------------------- */
+
+static void lose_terminal(struct test_mode *test)
+{
+    log_warning("test mode: the terminal is gone; requests go on, first come, first served");
+    uv_poll_stop(&test->terminal);
+    test->active = false;
+    release(test, 0);
+}
+
+static void take_bytes(struct test_mode *test, const char *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (bytes[i] != '\n') {
+            if (bytes[i] != '\r' && test->line_bytes < sizeof(test->line) - 1)
+                test->line[test->line_bytes++] = bytes[i];
+            continue;
+        }
+        test->line[test->line_bytes] = '\0';
+        test->line_bytes = 0;
+        take_line(test, test->line);
+    }
+}
+
+static void on_terminal(uv_poll_t *poll, int status, int events)
+{
+    struct test_mode *test = poll->data;
+    char bytes[64];
+    ssize_t count;
+
+    (void)events;
+    count = status < 0 ? 0 : read(STDIN_FILENO, bytes, sizeof(bytes));
+    if (count < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (count <= 0)
+        lose_terminal(test);
+    else
+        take_bytes(test, bytes, (size_t)count);
+}
+
+/* --- life --------------------------------------------------------------------------------- */
+
+int test_mode_start(struct test_mode *test, struct mediator *mediator, struct vgpu_error *error)
+{
+    int failure;
+
+    test->mediator = mediator;
+    test->ask = test->hold_until == 0;
+    if (test->ask) {
+        test->hold_until = DEFAULT_HOLD_UNTIL;
+        failure = uv_poll_init(&mediator->loop, &test->terminal, STDIN_FILENO);
+        if (failure < 0)
+            return error_set(error, -failure,
+                             "--test-mode asks on the terminal, and standard input is none (%s): "
+                             "use --hold-until N, with --prefer-vm ID if wanted",
+                             uv_strerror(failure));
+        test->terminal.data = test;
+        test->terminal_open = true;
+        uv_poll_start(&test->terminal, UV_READABLE, on_terminal);
+    }
+    test->active = true;
+    hold(test);
+    return 0;
+}
+
+void test_mode_update(struct test_mode *test)
+{
+    uint32_t waiting = sched_waiting(test->mediator->sched, 0);
+
+    if (!test->holding) {
+        if (waiting == 0 && test->mediator->running == 0)
+            hold(test);
+        return;
+    }
+    if (test->question != TEST_MODE_QUIET || waiting < test->hold_until)
+        return;
+    if (test->ask)
+        ask_simultaneous(test);
+    else
+        release(test, test->prefer_vm);
+}
+
+void test_mode_stop(struct test_mode *test)
+{
+    if (test->terminal_open)
+        uv_close((uv_handle_t *)&test->terminal, NULL);
+    test->terminal_open = false;
+    test->active = false;
+}
