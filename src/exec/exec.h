@@ -82,14 +82,16 @@ struct exec_worker_events {
 
 /*
  * Starts the process.  Fails when the record is held by a living worker of an
- * earlier mediator (EBUSY), or the program cannot be run.
+ * earlier mediator (EBUSY; also for the instant in which another process reads
+ * it), or the program cannot be run.
  */
 int exec_worker_start(uv_loop_t *loop, const struct exec_worker_config *config,
                       const struct exec_worker_events *events, struct exec_worker **ret_worker,
                       struct vgpu_error *error);
 
 /* Runs one operation.  The worker must be idle.  `sequence` is never 0 and
- * never used again for another operation of this VM. */
+ * never used again for another operation of this VM.  EPIPE: the worker is
+ * ending and did not get it; events.ended() follows, then another can. */
 int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *command,
                     struct vgpu_error *error);
 
