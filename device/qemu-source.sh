@@ -24,6 +24,11 @@ say() {
     echo "${0##*/}: $*"
 }
 
+# Debian's own tools, whatever else comes first on PATH: QEMU's configure takes
+# the first python3 that it finds.
+# shellcheck disable=SC2034 # for the scripts that read this one
+system_path=/usr/sbin:/usr/bin:/sbin:/bin
+
 # Only a finished step leaves its name behind; a step that was cut short is done
 # again from its beginning.
 run_logged() {
@@ -44,12 +49,12 @@ qemu_find_installed() {
         "run scripts/deps install vm device"
     qemu_version=${qemu_full_version#*:}
     # shellcheck disable=SC2154 # root is set by the script that reads this one
-    qemu_cache=$root/.cache/qemu-$qemu_version
-    mkdir -p "$qemu_cache"
+    qemu_cache=${VGPU_CACHE_DIR:-$root/.cache}/qemu-$qemu_version
 }
 
 # Two builds at once wait for each other; the lock goes with the process.
 qemu_lock() {
+    mkdir -p "$qemu_cache"
     exec 9>"$qemu_cache/lock"
     if ! flock -n 9; then
         say "another build is at work in ${qemu_cache#"$root"/}: waiting"
@@ -112,7 +117,7 @@ qemu_download() {
     mkdir -p "$qemu_cache/dsc.partial"
     say "downloading"
     (
-        cd "$qemu_cache/dsc.partial"
+        cd "$qemu_cache/dsc.partial" || exit
         run_logged "$apt_dir/source.log" apt_private source --download-only \
             --only-source "qemu=$qemu_full_version"
     )
