@@ -49,7 +49,7 @@ install: build ## install into DESTDIR
 	@meson install -C $(BUILD) --no-rebuild
 
 clean: ## remove what was built, keep the cache
-	rm -rf build build-asan build-tsan build-fuzz
+	rm -rf build build-test build-asan build-tsan build-fuzz
 
 distclean: clean ## remove the cache too
 	rm -rf .cache

@@ -29,22 +29,22 @@
 
 /* --- register offsets in BAR0, in bytes --------------------------------- */
 
-#define VGPU_REG_DOORBELL 0x000     /* W:  some ring has work; reads as 0 */
-#define VGPU_REG_STATUS 0x004       /* R:  VGPU_STATUS_* */
-#define VGPU_REG_POOL_ID 0x008      /* R:  pool letter, ASCII, 'A'..'Z' */
-#define VGPU_REG_PRIORITY 0x00c     /* R:  0 low, 1 medium, 2 high */
-#define VGPU_REG_VM_ID 0x010        /* R:  1..0xffffffff */
-#define VGPU_REG_MAGIC 0x014        /* R:  VGPU_MAGIC */
-#define VGPU_REG_VERSION 0x018      /* R:  major << 16 | minor */
-#define VGPU_REG_CAPS 0x01c         /* R:  VGPU_CAP_* */
-#define VGPU_REG_WINDOW_LO 0x020    /* R:  window size in bytes, low half */
-#define VGPU_REG_WINDOW_HI 0x024    /* R:  window size in bytes, high half */
-#define VGPU_REG_ERROR 0x028        /* R/W1C: VGPU_DEVERR_* since cleared */
-#define VGPU_REG_IRQ_MASK 0x02c     /* R/W: VGPU_IRQ_* that may interrupt */
-#define VGPU_REG_IRQ_STATUS 0x030   /* R/W1C: VGPU_IRQ_* that are pending */
-#define VGPU_REG_DOORBELLS 0x034    /* R:  doorbells seen since reset, wraps */
-#define VGPU_REG_SCRATCH 0x038      /* R/W: the guest's own, reset to 0 */
-#define VGPU_REG_END 0x03c          /* first unused offset; rest reads as 0 */
+#define VGPU_REG_DOORBELL 0x000   /* W:  some ring has work; reads as 0 */
+#define VGPU_REG_STATUS 0x004     /* R:  VGPU_STATUS_* */
+#define VGPU_REG_POOL_ID 0x008    /* R:  pool letter, ASCII, 'A'..'Z' */
+#define VGPU_REG_PRIORITY 0x00c   /* R:  0 low, 1 medium, 2 high */
+#define VGPU_REG_VM_ID 0x010      /* R:  1..0xffffffff */
+#define VGPU_REG_MAGIC 0x014      /* R:  VGPU_MAGIC */
+#define VGPU_REG_VERSION 0x018    /* R:  major << 16 | minor */
+#define VGPU_REG_CAPS 0x01c       /* R:  VGPU_CAP_* */
+#define VGPU_REG_WINDOW_LO 0x020  /* R:  window size in bytes, low half */
+#define VGPU_REG_WINDOW_HI 0x024  /* R:  window size in bytes, high half */
+#define VGPU_REG_ERROR 0x028      /* R/W1C: VGPU_DEVERR_* since cleared */
+#define VGPU_REG_IRQ_MASK 0x02c   /* R/W: VGPU_IRQ_* that may interrupt */
+#define VGPU_REG_IRQ_STATUS 0x030 /* R/W1C: VGPU_IRQ_* that are pending */
+#define VGPU_REG_DOORBELLS 0x034  /* R:  doorbells seen since reset, wraps */
+#define VGPU_REG_SCRATCH 0x038    /* R/W: the guest's own, reset to 0 */
+#define VGPU_REG_END 0x03c        /* first unused offset; rest reads as 0 */
 
 /* "VGPU" as it stands in memory. */
 #define VGPU_MAGIC 0x55504756u

@@ -31,12 +31,24 @@ struct vgpu_error {
     char message[VGPU_ERROR_BYTES];
 };
 
-/* Fills *error and returns -1, so that `return error_set(...)` reads well.  A
- * NULL error is allowed; longer messages are cut. */
-int error_set(struct vgpu_error *error, int code, const char *format, ...) VGPU_PRINTF(3, 4);
+/* Fills *error and is -1, so that `return error_set(...)` reads well.  A NULL
+ * error is allowed; longer messages are cut.  Macros, so that the compiler sees
+ * the -1 and knows which outputs are filled. */
+#define error_set(...)                                                                             \
+    ({                                                                                             \
+        error_fill(__VA_ARGS__);                                                                   \
+        -1;                                                                                        \
+    })
 
 /* As error_set() with errno as code and ": <its text>" behind the message. */
-int error_set_errno(struct vgpu_error *error, const char *format, ...) VGPU_PRINTF(2, 3);
+#define error_set_errno(...)                                                                       \
+    ({                                                                                             \
+        error_fill_errno(__VA_ARGS__);                                                             \
+        -1;                                                                                        \
+    })
+
+void error_fill(struct vgpu_error *error, int code, const char *format, ...) VGPU_PRINTF(3, 4);
+void error_fill_errno(struct vgpu_error *error, const char *format, ...) VGPU_PRINTF(2, 3);
 
 /* --- time (clock.c) -------------------------------------------------------- */
 

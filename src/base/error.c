@@ -5,32 +5,30 @@
 #include <stdio.h>
 #include <string.h>
 
-int error_set(struct vgpu_error *error, int code, const char *format, ...)
+void error_fill(struct vgpu_error *error, int code, const char *format, ...)
 {
     va_list args;
 
-    if (error) {
-        error->code = code;
-        va_start(args, format);
-        vsnprintf(error->message, sizeof(error->message), format, args);
-        va_end(args);
-    }
-    return -1;
+    if (!error)
+        return;
+    error->code = code;
+    va_start(args, format);
+    vsnprintf(error->message, sizeof(error->message), format, args);
+    va_end(args);
 }
 
-int error_set_errno(struct vgpu_error *error, const char *format, ...)
+void error_fill_errno(struct vgpu_error *error, const char *format, ...)
 {
     int code = errno;
     size_t used;
     va_list args;
 
     if (!error)
-        return -1;
+        return;
     error->code = code;
     va_start(args, format);
     vsnprintf(error->message, sizeof(error->message), format, args);
     va_end(args);
     used = strlen(error->message);
     snprintf(error->message + used, sizeof(error->message) - used, ": %s", strerror(code));
-    return -1;
 }

@@ -504,7 +504,7 @@ void file_loop_free(struct file_loop *loop)
     }
     uv_loop_close(&loop->loop);
     HASH_ITER (hh, loop->vms, entry, next) {
-        HASH_DEL(loop->vms, entry);
+        HASH_DEL(loop->vms, entry); /* NOLINT: the analyzer is lost in the macro */
         file_vm_close(&entry->vm);
         free(entry);
     }

@@ -308,7 +308,7 @@ static bool same_request(const struct file_vm *vm, const struct file_rules *rule
 static bool is_blank(const char *text, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
-        if (!memchr(" \t\r\n", text[i], 4))
+        if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r' && text[i] != '\n')
             return false;
     }
     return true;

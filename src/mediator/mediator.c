@@ -400,7 +400,7 @@ static void free_all(struct mediator *mediator)
 
     channel_free(mediator->channel);
     HASH_ITER (hh, mediator->sessions, session, next) {
-        HASH_DEL(mediator->sessions, session);
+        HASH_DEL(mediator->sessions, session); /* NOLINT: the analyzer is lost in the macro */
         free(session);
     }
     sched_free(mediator->sched);

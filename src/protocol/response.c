@@ -21,7 +21,7 @@ size_t protocol_format_response(const struct protocol_response *response, char *
     line[1] = ':';
     text_escape(message, VGPU_MESSAGE_MAX_BYTES + 1, response->message,
                 strnlen(response->message, sizeof(response->message)));
-    strcat(message, "\n");
+    memcpy(message + strlen(message), "\n", sizeof("\n"));
     return strlen(line);
 }
 
@@ -34,10 +34,10 @@ bool protocol_parse_priority(const char *text, uint8_t *ret_priority)
 {
     size_t bytes = strlen(text);
 
-    for (uint8_t i = 0; i < VGPU_ARRAY_LENGTH(priority_names); i++) {
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(priority_names); i++) {
         if (protocol_same_name(text, bytes, priority_names[i]) ||
             (bytes == 1 && text[0] == (char)('0' + i))) {
-            *ret_priority = i;
+            *ret_priority = (uint8_t)i;
             return true;
         }
     }

@@ -32,7 +32,7 @@ const char *protocol_quote(char quote[PROTOCOL_QUOTE_BYTES], const char *text, s
         text_copy(quote, PROTOCOL_QUOTE_BYTES, whole);
     } else {
         text_escape(quote, PROTOCOL_QUOTE_BYTES - 3, text, shown);
-        strcat(quote, "...");
+        memcpy(quote + strlen(quote), "...", sizeof("..."));
     }
     return quote;
 }
