@@ -24,6 +24,7 @@ struct file_channel {
     uv_mutex_t lock;     /* the two queues */
     struct order_queue orders;
     struct report_queue reports;
+    struct report_queue unflushed; /* the channel's thread's own */
 };
 
 static void *allocate(size_t bytes)
@@ -45,8 +46,17 @@ static void push_report(const struct file_report *report, void *context)
     struct file_report *copy = allocate(sizeof(*copy));
 
     *copy = *report;
+    STAILQ_INSERT_TAIL(&channel->unflushed, copy, link);
+}
+
+static void flush_reports(void *context)
+{
+    struct file_channel *channel = context;
+
+    if (STAILQ_EMPTY(&channel->unflushed))
+        return;
     uv_mutex_lock(&channel->lock);
-    STAILQ_INSERT_TAIL(&channel->reports, copy, link);
+    STAILQ_CONCAT(&channel->reports, &channel->unflushed);
     uv_mutex_unlock(&channel->lock);
     uv_async_send(&channel->reported);
 }
@@ -150,6 +160,7 @@ static int start(struct channel *base, uv_loop_t *uv, const struct channel_event
 
     channel->events = *events;
     channel->loop.report = push_report;
+    channel->loop.flush = flush_reports;
     channel->loop.next_order = pop_order;
     channel->loop.context = channel;
     if (file_loop_prepare(&channel->loop, &channel->config, error) < 0)
@@ -234,6 +245,7 @@ int file_channel_new(const struct file_channel_config *config, struct channel **
     channel->loop.share_fd = channel->loop.state_fd = -1;
     STAILQ_INIT(&channel->orders);
     STAILQ_INIT(&channel->reports);
+    STAILQ_INIT(&channel->unflushed);
     uv_mutex_init(&channel->lock);
     if (!channel->config.share || !channel->config.state_dir || !channel->config.pools ||
         !channel->config.vms) {

@@ -66,10 +66,11 @@ static int add_vm(struct file_loop *loop, uint32_t vm_id, const struct directory
     return 0;
 }
 
-static void report_delivery(struct file_loop *loop, const struct file_vm *vm, bool withheld)
+static void report_answer(struct file_loop *loop, enum file_report_type type,
+                          const struct file_vm *vm, bool withheld)
 {
     const struct journal_entry *entry = &vm->journal.entry;
-    struct file_report report = {.type = FILE_REPORT_ANSWERED,
+    struct file_report report = {.type = type,
                                  .request.vm_id = vm->vm_id,
                                  .request.sequence = entry->sequence,
                                  .withheld = withheld};
@@ -83,10 +84,10 @@ static void deliver(struct file_loop *loop, struct file_vm *vm)
 {
     switch (file_vm_deliver(vm, &loop->rules)) {
     case FILE_DELIVERY_DONE:
-        report_delivery(loop, vm, false);
+        report_answer(loop, FILE_REPORT_ANSWERED, vm, false);
         break;
     case FILE_DELIVERY_WITHHELD:
-        report_delivery(loop, vm, true);
+        report_answer(loop, FILE_REPORT_ANSWERED, vm, true);
         break;
     case FILE_DELIVERY_LATER:
         break;
@@ -101,27 +102,27 @@ static void report_request(struct file_loop *loop, const struct file_vm *vm, boo
     loop->report(&report, loop->context);
 }
 
-static void accept_candidate(struct file_loop *loop, const struct file_candidate *candidate)
+static bool accept_candidate(const struct file_candidate *candidate)
 {
     struct file_vm *vm = candidate->vm;
     struct vgpu_error error;
 
-    if (file_vm_accept(vm, candidate, &error) < 0) {
-        log_error("vm%u: cannot accept its request: %s; it stays where it is", vm->vm_id,
-                  error.message);
-        return;
-    }
+    if (file_vm_accept(vm, candidate, &error) == 0)
+        return true;
+    log_error("vm%u: cannot accept its request: %s; it stays where it is", vm->vm_id,
+              error.message);
+    return false;
+}
+
+static void report_accepted(struct file_loop *loop, const struct file_candidate *candidate)
+{
+    struct file_vm *vm = candidate->vm;
+
     if (!candidate->refused) {
         report_request(loop, vm, false);
         return;
     }
-    struct file_report report = {.type = FILE_REPORT_REFUSED,
-                                 .request.vm_id = vm->vm_id,
-                                 .request.sequence = vm->journal.entry.sequence};
-
-    text_copy(report.line, sizeof(report.line), vm->journal.entry.answer);
-    report.line[strcspn(report.line, "\n")] = '\0';
-    loop->report(&report, loop->context);
+    report_answer(loop, FILE_REPORT_REFUSED, vm, false);
     deliver(loop, vm);
 }
 
@@ -204,6 +205,7 @@ static void list_share(struct file_loop *loop)
 struct found {
     struct file_candidate candidate;
     uint32_t turn; /* place among equals */
+    bool accepted;
 };
 
 static int compare_found(const void *left, const void *right)
@@ -267,9 +269,16 @@ static void look(bool listing, void *context)
         return;
     used = collect(loop, found, &deadline_ns);
     qsort(found, used, sizeof(*found), compare_found);
+    /* All are accepted before the first is reported, so that the scheduler
+     * chooses among all. */
     for (size_t i = 0; i < used; i++)
-        accept_candidate(loop, &found[i].candidate);
+        found[i].accepted = accept_candidate(&found[i].candidate);
+    for (size_t i = 0; i < used; i++) {
+        if (found[i].accepted)
+            report_accepted(loop, &found[i].candidate);
+    }
     free(found);
+    loop->flush(loop->context);
     loop->rotation++;
     file_watch_looked(loop->watch, used > 0, milliseconds_until(deadline_ns));
 }
@@ -364,6 +373,7 @@ static void on_wake(uv_async_t *wake)
         }
         free(order);
     }
+    loop->flush(loop->context);
     if (answered && loop->watch) /* the client's next request may come soon */
         file_watch_looked(loop->watch, true, UINT32_MAX);
 }
@@ -478,6 +488,7 @@ static void recover(struct file_loop *loop)
     free(vms);
     list_share(loop); /* unregistered VMs of an earlier mediator */
     loop->report(&done, loop->context);
+    loop->flush(loop->context);
 }
 
 void file_loop_run(struct file_loop *loop)
@@ -487,6 +498,7 @@ void file_loop_run(struct file_loop *loop)
     recover(loop);
     uv_run(&loop->loop, UV_RUN_DEFAULT);
     loop->report(&stopped, loop->context);
+    loop->flush(loop->context);
 }
 
 void file_loop_wake(struct file_loop *loop)

@@ -280,7 +280,7 @@ struct file_order {
 /* A message from the channel's thread to the mediator's. */
 struct file_report {
     STAILQ_ENTRY(file_report) link;
-    enum {
+    enum file_report_type {
         FILE_REPORT_REQUEST,
         FILE_REPORT_ANSWERED,
         FILE_REPORT_REFUSED,
@@ -311,8 +311,9 @@ struct file_loop {
     bool stopping;          /* no further requests are taken */
     uint64_t cleanup_until_ns;
     uv_timer_t cleanup_timer;
-    /* Called on this thread. */
+    /* Called on this thread.  Reports reach the mediator together, at flush(). */
     void (*report)(const struct file_report *report, void *context);
+    void (*flush)(void *context);
     struct file_order *(*next_order)(void *context); /* NULL: none; caller frees */
     void *context;
 };
