@@ -205,9 +205,18 @@ static void one_wrong_element_is_found_wherever_it_is(void **state)
     }
 }
 
+/* Two errors in a row that cancel out slip through half of the rounds. */
 static void wrong_elements_that_cancel_out_are_found(void **state)
 {
     (void)state;
+    flaw.count = 2;
+    flaw.by[0] = 1;
+    flaw.by[1] = -1;
+    for (size_t other = 1; other < 64; other++) {
+        flaw.at[1] = other;
+        answers_before_details(&flawed, "MATRIX_MUL 64", false,
+                               "Matrix multiply FAILED: 64x64, 2 errors");
+    }
     flaw.count = 4;
     memcpy(flaw.at, (const size_t[]){0, 1, 64, 65}, 4 * sizeof(size_t));
     memcpy(flaw.by, (const float[]){1, -1, -1, 1}, 4 * sizeof(float));
