@@ -67,14 +67,18 @@ qemu_lock() {
 apt_write_sources() {
     target=$1
     mkdir -p "$target"
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    apt_list=''
+    apt_parts=''
+    eval "$(apt-config shell apt_list Dir::Etc::sourcelist/f \
+        apt_parts Dir::Etc::sourceparts/d)"
+    for file in "$apt_list" "$apt_parts"*.list; do
         [ -f "$file" ] || continue
         sed -nE 's/^[[:space:]]*deb(-src)?[[:space:]]/deb-src /p' "$file" |
             sort -u >"$target/line-$(basename "$file" .list).list"
     done
-    for file in /etc/apt/sources.list.d/*.sources; do
+    for file in "$apt_parts"*.sources; do
         [ -f "$file" ] || continue
-        sed -E 's/^[Tt]ypes:.*/Types: deb-src/' "$file" \
+        sed 's/^Types:.*/Types: deb-src/I' "$file" \
             >"$target/$(basename "$file")"
     done
 }
