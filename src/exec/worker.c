@@ -400,6 +400,7 @@ int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *c
 {
     struct exec_operation_message operation = {
         .magic = EXEC_MESSAGE_MAGIC, .version = EXEC_MESSAGE_VERSION, .sequence = sequence};
+    uint64_t sent_ns = clock_monotonic_ns(); /* before: it may be done before send() returns */
     ssize_t sent;
 
     assert(sequence != 0 && worker->sequence == 0);
@@ -414,7 +415,7 @@ int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *c
         return error_set_errno(error, "cannot send an operation to worker %d",
                                (int)worker->process.pid);
     worker->sequence = sequence;
-    worker->sent_ns = clock_monotonic_ns();
+    worker->sent_ns = sent_ns;
     return 0;
 }
 

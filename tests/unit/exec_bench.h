@@ -135,6 +135,8 @@ static inline int bench_remove(void **state)
     int left;
 
     unsetenv("VGPU_FAULT");
+    bench->hung = false; /* a test that hung cleans up too */
+    uv_timer_start(&bench->guard, on_guard, HANG_MS, 0);
     bench->when_completed = bench->when_ended = DO_NOTHING;
     if (bench->worker)
         exec_worker_kill(bench->worker);
@@ -217,17 +219,26 @@ static inline struct exec_record record_read(struct bench *bench, int expected)
     return record;
 }
 
-/* Until the record says that `sequence` began as often as `executions`. */
+/* Until record and log say that `sequence` began as often as `executions`; the
+ * log comes second. */
 static inline void wait_started(struct bench *bench, uint64_t sequence, uint32_t executions)
 {
     uint64_t give_up_ns = clock_monotonic_ns() + HANG_MS * NS_PER_MS;
-    struct exec_record record = record_read(bench, 1);
+    bool started = false;
+    char line[96];
 
-    while (record.sequence != sequence || record.executions != executions) {
+    snprintf(line, sizeof(line), " vm=7 sequence=%llu execution=%u\n", (unsigned long long)sequence,
+             executions);
+    while (!started) {
+        char *log = unit_read_file(bench->log);
+        struct exec_record record = record_read(bench, 1);
+
+        started =
+            record.sequence == sequence && record.executions == executions && strstr(log, line);
+        free(log);
         if (clock_monotonic_ns() > give_up_ns)
-            fail_msg("operation %d did not start", (int)sequence);
+            fail_msg("operation %llu did not start", (unsigned long long)sequence);
         usleep(1000);
-        record = record_read(bench, 1);
     }
 }
 
