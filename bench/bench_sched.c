@@ -22,6 +22,7 @@
 
 #define BATCH 64u
 #define ROUNDS 4001u
+#define WAITING_MAX 10000u
 
 struct figures {
     double ready_ns, next_returned_ns, next_done_ns;
@@ -112,16 +113,15 @@ static struct figures measure(enum sched_pools_mode mode, unsigned waiting)
 {
     static double ready[ROUNDS], returned[ROUNDS], done[ROUNDS];
     unsigned count = waiting + BATCH;
-    struct sched_vm **vms = calloc(count, sizeof(*vms));
+    static struct sched_vm *vms[WAITING_MAX + BATCH];
     struct sched_vm *idle[BATCH], *granted[BATCH];
     struct sched *sched;
 
-    if (!vms)
-        fail("out of memory");
     sched = make(mode, count, vms);
     for (unsigned i = 0; i < waiting; i++)
         sched_ready(sched, vms[i], 1, 0);
-    memcpy(idle, vms + waiting, sizeof(idle));
+    for (unsigned i = 0; i < BATCH; i++)
+        idle[i] = vms[waiting + i];
     for (unsigned i = 0; i < ROUNDS; i++) {
         ready[i] = time_ready(sched, idle);
         returned[i] = time_grants(sched, 1, granted);
@@ -130,13 +130,12 @@ static struct figures measure(enum sched_pools_mode mode, unsigned waiting)
     if (sched_waiting(sched, 0) != waiting)
         fail("VMs were lost");
     sched_free(sched);
-    free(vms);
     return (struct figures){median(ready, ROUNDS), median(returned, ROUNDS), median(done, ROUNDS)};
 }
 
 int main(int argc, char **argv)
 {
-    static const unsigned depths[] = {10, 1000, 10000};
+    static const unsigned depths[] = {10, 1000, WAITING_MAX};
     bool json = argc == 2 && strcmp(argv[1], "--json") == 0;
 
     if (argc > 1 && !json) {

@@ -226,28 +226,25 @@ static void an_empty_command_is_refused(void **state)
     assert_non_null(strstr(error.message, "command is empty: use VECTOR_ADD"));
 }
 
+/* A whole request whose command is `bytes` times 'c'. */
+static const char *request_of(size_t bytes, char command[301], char line[400])
+{
+    memset(command, 'c', bytes);
+    command[bytes] = '\0';
+    snprintf(line, 400, "A:2:7:%s\n", command);
+    return line;
+}
+
 static void a_command_of_255_bytes_is_taken_and_of_256_refused(void **state)
 {
-    char text[600] = "A:2:7:";
-    char command[301];
+    char command[301], line[400];
 
     (void)state;
-    memset(command, 'c', sizeof(command));
-    command[255] = '\0';
-    strcat(strcat(text, command), "\n");
-    expect_request(text, 'A', 2, command);
-
-    memset(command, 'c', sizeof(command));
-    command[256] = '\0';
-    strcpy(text, "A:2:7:");
-    strcat(strcat(text, command), "\n");
-    expect_malformed(text, "command has 256 bytes: at most 255 are allowed");
-
-    memset(command, 'c', sizeof(command));
-    command[300] = '\0';
-    strcpy(text, "A:2:7:");
-    strcat(strcat(text, command), "\n");
-    expect_malformed(text, "command has 300 bytes: at most 255 are allowed");
+    expect_request(request_of(255, command, line), 'A', 2, command);
+    expect_malformed(request_of(256, command, line),
+                     "command has 256 bytes: at most 255 are allowed");
+    expect_malformed(request_of(300, command, line),
+                     "command has 300 bytes: at most 255 are allowed");
 }
 
 static void control_characters_are_named_with_their_place(void **state)
@@ -297,7 +294,7 @@ static void what_the_guest_wrote_is_cut_short_in_messages(void **state)
 
     (void)state;
     memset(text, 'Q', sizeof(text));
-    strcpy(text + 100, ":2:7:PING\n");
+    snprintf(text + 100, sizeof(text) - 100, ":2:7:PING\n");
     expect_malformed(text, "pool 'QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ...' "
                            "does not exist: use A or B");
 }
@@ -368,7 +365,7 @@ static void the_command_file_refuses_what_the_request_file_refuses(void **state)
     assert_int_equal(parse_file(text, &request, &error), PROTOCOL_MALFORMED);
     assert_string_equal(error.message,
                         "request has 256 bytes and no newline: at most 255 are allowed");
-    strcpy(text + 256, "\n");
+    snprintf(text + 256, sizeof(text) - 256, "\n");
     assert_int_equal(parse_file(text, &request, &error), PROTOCOL_MALFORMED);
     assert_string_equal(error.message, "command has 256 bytes: at most 255 are allowed");
     assert_memory_equal(&request, &before, sizeof(request));
