@@ -27,7 +27,7 @@
 #include "qemu/log.h"
 #include "qemu/module.h"
 
-/* --- properties: constant and without an end mark since 10.0 -------------- */
+/* --- properties: constant and without an end mark since 10.0 --- */
 
 #if VGPU_QEMU_AT_LEAST(10, 0)
 #define VGPU_PROPERTIES const Property
@@ -58,7 +58,7 @@ static inline bool vgpu_compat_may_set(Object *obj, const char *name,
     return true;
 }
 
-/* --- classes --------------------------------------------------------------- */
+/* --- classes --- */
 
 #if VGPU_QEMU_AT_LEAST(10, 1)
 #define VGPU_CLASS_DATA const void
@@ -72,7 +72,7 @@ static inline bool vgpu_compat_may_set(Object *obj, const char *name,
 #define vgpu_compat_set_reset(dc, fn) ((dc)->reset = (fn))
 #endif
 
-/* --- migration blockers: the callee owns the reason since 8.2 -------------- */
+/* --- migration blockers: the callee owns the reason since 8.2 --- */
 
 /* Takes *reason in any case; where it returns false, *reason is NULL. */
 static inline bool vgpu_compat_block_migration(Error **reason, Error **errp)
@@ -103,7 +103,7 @@ static inline void vgpu_compat_unblock_migration(Error **reason)
 #endif
 }
 
-/* --- how the device came into this QEMU ------------------------------------ */
+/* --- how the device came into this QEMU --- */
 
 #ifdef VGPU_PRELOAD
 /* preload.c: false, and said so, in a QEMU of another version. */

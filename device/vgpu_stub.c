@@ -50,7 +50,7 @@ typedef struct VgpuStubState {
     uint32_t scratch;
 } VgpuStubState;
 
-/* --- registers ------------------------------------------------------------- */
+/* --- registers --- */
 
 static void vgpu_stub_note_error(VgpuStubState *s, uint32_t error,
                                  const char *what, hwaddr offset, unsigned size)
@@ -164,7 +164,7 @@ static const MemoryRegionOps vgpu_stub_register_ops = {
     .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
 };
 
-/* --- properties ------------------------------------------------------------ */
+/* --- properties --- */
 
 static bool vgpu_stub_parse_pool(VgpuStubState *s, Error **errp)
 {
@@ -253,7 +253,7 @@ static bool vgpu_stub_check_properties(VgpuStubState *s, Error **errp)
     return vgpu_stub_parse_pool(s, errp) && vgpu_stub_parse_priority(s, errp);
 }
 
-/* --- migration ------------------------------------------------------------- */
+/* --- migration --- */
 
 static bool vgpu_stub_block_migration(VgpuStubState *s, Error **errp)
 {
@@ -276,7 +276,7 @@ static const VMStateDescription vgpu_stub_vmstate = {
     .fields = (VMStateField[]) { VMSTATE_END_OF_LIST() },
 };
 
-/* --- life ------------------------------------------------------------------ */
+/* --- life --- */
 
 static void vgpu_stub_init(Object *obj)
 {
