@@ -102,8 +102,8 @@ static void on_completed(struct exec_worker *worker, uint64_t sequence,
 {
     struct session *session = context;
 
-    (void)worker;
-    if (session->state != SESSION_RUNNING || session->request.sequence != sequence) {
+    if (worker != session->worker || session->state != SESSION_RUNNING ||
+        session->request.sequence != sequence) {
         log_error("vm%u: worker answered request %llu, which does not run", session->vm_id,
                   (unsigned long long)sequence);
         return;
@@ -117,6 +117,10 @@ static void on_ended(struct exec_worker *worker, uint64_t sequence, const char *
     struct session *session = context;
     bool limit_exceeded = session->limit_exceeded;
 
+    if (worker != session->worker) {
+        log_debug("vm%u: worker %d %s", session->vm_id, (int)exec_worker_pid(worker), reason);
+        return; /* let go of before */
+    }
     session->worker = NULL;
     session->limit_exceeded = false;
     if (session->state != SESSION_RUNNING || sequence == 0) {
@@ -169,36 +173,37 @@ static void log_process(const struct session *session)
               session->request.command);
 }
 
-static void run_on_worker(struct session *session)
+/* Returns -1 when the worker turns out to be gone or going. */
+static int run_on_worker(struct session *session)
 {
-    const struct config *config = session->mediator->config;
     struct vgpu_error error;
 
-    log_process(session);
     fault_point("dispatch");
     if (exec_worker_run(session->worker, session->request.sequence, session->request.command,
                         &error) < 0) {
-        answer_error(session, "cannot run: %s", error.message);
-        return;
+        log_debug("vm%u: %s; starting another worker", session->vm_id, error.message);
+        session->worker = NULL; /* ended() follows */
+        return -1;
     }
-    uv_timer_start(&session->timer, on_timer, config->operation_limit_ms, 0);
+    log_process(session);
+    uv_timer_start(&session->timer, on_timer, session->mediator->config->operation_limit_ms, 0);
+    return 0;
 }
 
-/* Tries until the worker of an earlier mediator has let go of the record. */
+/* Tries until an earlier worker of this VM has let go of the record. */
 static void try_to_run(struct session *session)
 {
-    struct vgpu_error error;
+    struct vgpu_error error = {EBUSY, "each one ended before it could be used"};
 
-    if (session->worker || start_worker(session, &error) == 0) {
-        run_on_worker(session);
+    if ((session->worker || start_worker(session, &error) == 0) && run_on_worker(session) == 0)
         return;
-    }
     if (error.code == EBUSY && clock_monotonic_ns() < session->spawn_until_ns) {
         uv_timer_start(&session->timer, on_timer, SPAWN_AGAIN_MS, 0);
         return;
     }
-    log_error("vm%u: %s", session->vm_id, error.message);
-    answer_error(session, "no worker could be started: %s", error.message);
+    /* The reason is the host's business: paths and process ids stay in the log. */
+    log_error("vm%u: no worker could be started: %s", session->vm_id, error.message);
+    answer_error(session, "no worker could be started for this VM; the mediator's log says why");
 }
 
 void session_run(struct session *session)
@@ -217,6 +222,7 @@ static void on_timer(uv_timer_t *timer)
     if (session->state != SESSION_RUNNING) {
         if (session->worker)
             exec_worker_stop(session->worker); /* idle for long enough */
+        session->worker = NULL;
     } else if (!session->worker) {
         try_to_run(session);
     } else {
