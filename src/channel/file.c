@@ -243,6 +243,7 @@ int file_channel_new(const struct file_channel_config *config, struct channel **
     channel->config.pools = strdup(config->pools);
     channel->config.vms = malloc(vms_bytes + 1);
     channel->loop.share_fd = channel->loop.state_fd = -1;
+    uv_loop_init(&channel->loop.loop); /* here, so that it can be freed unstarted */
     STAILQ_INIT(&channel->orders);
     STAILQ_INIT(&channel->reports);
     STAILQ_INIT(&channel->unflushed);

@@ -424,7 +424,6 @@ int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *
         if (add_registered(loop, &config->vms[i], error) < 0)
             return -1;
     }
-    uv_loop_init(&loop->loop);
     loop->open = true;
     uv_async_init(&loop->loop, &loop->wake, on_wake);
     uv_timer_init(&loop->loop, &loop->cleanup_timer);
