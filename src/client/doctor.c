@@ -63,7 +63,7 @@ static void add(struct doctor *doctor, enum check_status status, int exit_code, 
         return;
     printf("%s  %-13s  %s\n", status_words[status], check->name, check->text);
     if (status != CHECK_PASS && check->remedy[0])
-        printf("                     %s\n", check->remedy);
+        printf("      %-13s  %s\n", "remedy", check->remedy);
     fflush(stdout);
 }
 
