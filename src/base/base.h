@@ -71,6 +71,11 @@ void fd_close(int *fd);
 int fd_pread_all(int fd, void *buffer, size_t bytes, off_t offset);
 int fd_pwrite_all(int fd, const void *buffer, size_t bytes, off_t offset);
 
+/* flock(2), exclusive.  A process that was killed may have left its descriptor
+ * to a child on its way to exec(2), so it is tried for a second.  Returns 0, or
+ * -1 with errno: EWOULDBLOCK when another process holds the lock. */
+int fd_lock(int fd);
+
 /* mkdir -p: makes `path` and its missing parents with `mode`. */
 int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error);
 

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 void fd_close(int *fd)
@@ -55,6 +57,21 @@ int fd_pwrite_all(int fd, const void *buffer, size_t bytes, off_t offset)
         bytes -= (size_t)put;
     }
     return 0;
+}
+
+int fd_lock(int fd)
+{
+    static const struct timespec pause = {.tv_nsec = (long)(10 * NS_PER_MS)};
+
+    for (int tries = 0; tries < 100; tries++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return 0;
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return -1;
+        nanosleep(&pause, NULL);
+    }
+    errno = EWOULDBLOCK;
+    return -1;
 }
 
 int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error)

@@ -93,8 +93,8 @@ static inline void channel_answer(struct channel *channel, uint32_t vm_id, uint6
 }
 
 /* Takes no further requests; answers already given are still written.  With
- * `cleanup` the files are emptied once clients have read their answers, or
- * after 5 s. */
+ * `cleanup` requests that wait are answered with an error, and the files are
+ * emptied once clients have read their answers, or after 5 s. */
 static inline void channel_stop(struct channel *channel, bool cleanup)
 {
     channel->ops->stop(channel, cleanup);

@@ -87,6 +87,31 @@ void directory_close(struct directory *directory)
     fd_close(&directory->fd);
 }
 
+bool directory_is_below(int fd, int ancestor_fd)
+{
+    struct stat ancestor, here, parent;
+    int at = dup(fd);
+    bool below = false;
+
+    if (at < 0 || fstat(ancestor_fd, &ancestor) < 0 || fstat(at, &here) < 0) {
+        fd_close(&at);
+        return false;
+    }
+    for (;;) {
+        int up = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+        fd_close(&at);
+        at = up;
+        below = here.st_dev == ancestor.st_dev && here.st_ino == ancestor.st_ino;
+        if (below || up < 0 || fstat(up, &parent) < 0 ||
+            (parent.st_dev == here.st_dev && parent.st_ino == here.st_ino))
+            break; /* the root is its own parent */
+        here = parent;
+    }
+    fd_close(&at);
+    return below;
+}
+
 bool directory_replaced(const struct directory *directory, int share_fd, const char *name)
 {
     struct stat info;
@@ -181,6 +206,36 @@ enum directory_look directory_read(const struct directory *directory, const char
     return look;
 }
 
+bool directory_identify(const struct directory *directory, const char *name, bool force_open,
+                        struct file_identity *ret_identity)
+{
+    struct stat info;
+    int fd = -1, result;
+
+    if (force_open)
+        fd = openat(directory->fd, name, O_RDONLY | SAFE_OPEN);
+    result = fd >= 0 ? fstat(fd, &info) : fstatat(directory->fd, name, &info, AT_SYMLINK_NOFOLLOW);
+    fd_close(&fd);
+    if (result < 0)
+        return false;
+    *ret_identity = identity_of(&info);
+    return true;
+}
+
+/* A file that we may not write to can still be ours to remove. */
+static int take_by_removing(const struct directory *directory, const char *name,
+                            const struct file_identity *identity, struct vgpu_error *error)
+{
+    struct file_identity now;
+
+    if (!directory_identify(directory, name, false, &now) || now.inode != identity->inode ||
+        now.mtime_ns != identity->mtime_ns)
+        return 0;
+    if (unlinkat(directory->fd, name, 0) < 0)
+        return error_set_errno(error, "cannot empty or remove '%s'", name);
+    return 0;
+}
+
 int directory_take(const struct directory *directory, const char *name,
                    const struct file_identity *identity, struct vgpu_error *error)
 {
@@ -188,6 +243,8 @@ int directory_take(const struct directory *directory, const char *name,
     int fd = openat(directory->fd, name, O_WRONLY | SAFE_OPEN);
     int result = 0;
 
+    if (fd < 0 && errno == EACCES)
+        return take_by_removing(directory, name, identity, error);
     if (fd < 0 && (errno == ENOENT || errno == ELOOP || errno == EISDIR || errno == ENXIO))
         return 0; /* something else stands there now: the next look sees it */
     if (fd < 0)
@@ -205,21 +262,26 @@ int directory_take(const struct directory *directory, const char *name,
     return result;
 }
 
-void directory_remove_hostile(const struct directory *directory, const char *name)
+int directory_remove_hostile(const struct directory *directory, const char *name)
 {
-    if (unlinkat(directory->fd, name, 0) < 0 && (errno == EISDIR || errno == EPERM))
-        unlinkat(directory->fd, name, AT_REMOVEDIR);
+    int result = unlinkat(directory->fd, name, 0);
+
+    if (result < 0 && (errno == EISDIR || errno == EPERM))
+        result = unlinkat(directory->fd, name, AT_REMOVEDIR);
+    return result < 0 && errno == ENOENT ? 0 : result;
 }
 
 /* Opens `name` for writing if it is a plain file with one name; -1 with ENOENT
- * when it is missing, EINVAL when something else stands there. */
+ * when it is missing, EINVAL when something else stands there, or one that is
+ * not for us to write to. */
 static int open_plain(const struct directory *directory, const char *name)
 {
     struct stat info;
     int fd = openat(directory->fd, name, O_WRONLY | SAFE_OPEN);
 
     if (fd < 0) {
-        if (errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == ENODEV)
+        if (errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == ENODEV ||
+            errno == EACCES)
             errno = EINVAL;
         return -1;
     }
@@ -249,7 +311,8 @@ static int open_for_writing(const struct directory *directory, const char *name)
     int fd = open_plain(directory, name);
 
     if (fd < 0 && errno == EINVAL) {
-        directory_remove_hostile(directory, name);
+        if (directory_remove_hostile(directory, name) < 0)
+            return -1;
         errno = ENOENT;
     }
     if (fd < 0 && errno == ENOENT)

@@ -22,6 +22,9 @@
 #define CLEANUP_LIMIT_NS (5 * NS_PER_S)
 #define CLEANUP_LOOK_MS 20
 
+static void look(bool listing, void *context);
+static void on_answer_read(uint32_t vm_id, void *context);
+
 /* --- the VMs ------------------------------------------------------------------- */
 
 static struct file_entry *find_vm(struct file_loop *loop, uint32_t vm_id)
@@ -37,8 +40,12 @@ static void open_directory(struct file_loop *loop, struct file_vm *vm)
 {
     struct vgpu_error error;
 
-    if (directory_open(&vm->directory, loop->share_fd, vm->name, &vm->owner, &error) < 0)
-        return; /* not there, or no directory: the next listing tries again */
+    if (vm->unusable)
+        return;
+    if (directory_open(&vm->directory, loop->share_fd, vm->name, &vm->owner, &error) < 0) {
+        file_vm_report_trouble(vm, &error); /* the next listing tries again */
+        return;
+    }
     vm->watch = file_watch_add(loop->watch, vm->directory.fd, vm->vm_id);
 }
 
@@ -57,10 +64,14 @@ static int add_vm(struct file_loop *loop, uint32_t vm_id, const struct directory
     if (!entry)
         return error_set(error, ENOMEM, "no memory for VM %u", vm_id);
     file_vm_init(&entry->vm, vm_id, owner, registered);
-    if (journal_open(&entry->vm.journal, loop->state_fd, vm_id, error) < 0) {
+    entry->vm.unusable = journal_open(&entry->vm.journal, loop->state_fd, vm_id, error) < 0;
+    if (entry->vm.unusable && registered) {
         free(entry);
         return -1;
     }
+    /* An unregistered one is remembered: it is told of once. */
+    if (entry->vm.unusable)
+        log_error("vm%u: %s; it is not served", vm_id, error->message);
     HASH_ADD(hh, loop->vms, vm.vm_id, sizeof(vm_id), entry);
     *ret_entry = entry;
     return 0;
@@ -100,18 +111,6 @@ static void report_request(struct file_loop *loop, const struct file_vm *vm, boo
 
     file_vm_describe_request(vm, recovered, &report.request);
     loop->report(&report, loop->context);
-}
-
-static bool accept_candidate(const struct file_candidate *candidate)
-{
-    struct file_vm *vm = candidate->vm;
-    struct vgpu_error error;
-
-    if (file_vm_accept(vm, candidate, &error) == 0)
-        return true;
-    log_error("vm%u: cannot accept its request: %s; it stays where it is", vm->vm_id,
-              error.message);
-    return false;
 }
 
 static void report_accepted(struct file_loop *loop, const struct file_candidate *candidate)
@@ -162,6 +161,8 @@ static void add_unregistered(struct file_loop *loop, uint32_t vm_id)
         log_error("vm%u: %s", vm_id, error.message);
         return;
     }
+    if (entry->vm.unusable)
+        return;
     open_directory(loop, &entry->vm);
     /* Files that are made there belong to whoever owns the directory. */
     if (entry->vm.directory.fd >= 0 && fstat(entry->vm.directory.fd, &info) == 0)
@@ -175,6 +176,99 @@ static void refresh_directory(struct file_loop *loop, struct file_vm *vm)
         close_directory(loop, vm);
     if (vm->directory.fd < 0)
         open_directory(loop, vm);
+    if (vm->directory.fd >= 0 && !vm->reconciled)
+        file_vm_recover(vm, &loop->rules); /* it was not there at the start */
+}
+
+/* --- the share itself ---------------------------------------------------------------- */
+
+/* Two mediators on one share would answer each request twice. */
+static int lock_share(int fd, const char *share, struct vgpu_error *error)
+{
+    if (fd_lock(fd) < 0 && errno == EWOULDBLOCK)
+        return error_set(error, EBUSY,
+                         "another vgpu-mediator serves the share '%s': stop it, or give this one "
+                         "its own share",
+                         share);
+    return 0; /* not every network file system can lock a directory */
+}
+
+static int open_share(const struct file_channel_config *config, struct vgpu_error *error)
+{
+    int fd = open(config->share, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return error_set_errno(error, "cannot open share '%s'", config->share);
+    if (lock_share(fd, config->share, error) < 0)
+        fd_close(&fd);
+    return fd;
+}
+
+static int watch_share(struct file_loop *loop, struct vgpu_error *error)
+{
+    const struct file_watch_events events = {look, on_answer_read, loop};
+    const struct file_channel_config *config = loop->config;
+
+    if (file_watch_new(&loop->loop, config->share, config->poll_min_ms, config->poll_max_ms,
+                       &events, &loop->watch, error) < 0)
+        return -1;
+    loop->rules.force_open = !file_watch_is_local(loop->watch);
+    return 0;
+}
+
+static int make_directories(struct file_loop *loop, struct vgpu_error *error)
+{
+    struct file_entry *entry, *next;
+
+    HASH_ITER (hh, loop->vms, entry, next) {
+        const struct file_vm *vm = &entry->vm;
+
+        if (vm->registered && directory_make(loop->share_fd, vm->name, &vm->owner, error) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The path names another directory now: it was mounted, or made again. */
+static int change_share(struct file_loop *loop, struct vgpu_error *error)
+{
+    struct file_watch *old = loop->watch;
+    struct file_entry *entry, *next;
+    int fd = open_share(loop->config, error);
+
+    if (fd < 0)
+        return -1;
+    if (watch_share(loop, error) < 0) {
+        fd_close(&fd);
+        return -1;
+    }
+    HASH_ITER (hh, loop->vms, entry, next) {
+        directory_close(&entry->vm.directory);
+        entry->vm.watch = -1; /* gone with the old watch */
+    }
+    file_watch_stop(old);
+    fd_close(&loop->share_fd);
+    loop->share_fd = fd;
+    log_info("share '%s' is another directory now", loop->config->share);
+    return make_directories(loop, error);
+}
+
+static void refresh_share(struct file_loop *loop)
+{
+    struct stat named, held;
+    struct vgpu_error error;
+    int result = 0;
+
+    if (stat(loop->config->share, &named) < 0)
+        result = error_set_errno(&error, "share '%s' is gone", loop->config->share);
+    else if (fstat(loop->share_fd, &held) < 0 || named.st_dev != held.st_dev ||
+             named.st_ino != held.st_ino)
+        result = change_share(loop, &error);
+    if (result < 0 && !loop->share_trouble)
+        log_error("%s; trying again", error.message);
+    if (result == 0 && loop->share_trouble)
+        log_info("share '%s' works again", loop->config->share);
+    loop->share_trouble = result < 0;
 }
 
 static void list_share(struct file_loop *loop)
@@ -185,6 +279,7 @@ static void list_share(struct file_loop *loop)
     DIR *listing;
     int fd;
 
+    refresh_share(loop);
     HASH_ITER (hh, loop->vms, entry, next)
         refresh_directory(loop, &entry->vm);
     fd = openat(loop->share_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -205,7 +300,6 @@ static void list_share(struct file_loop *loop)
 struct found {
     struct file_candidate candidate;
     uint32_t turn; /* place among equals */
-    bool accepted;
 };
 
 static int compare_found(const void *left, const void *right)
@@ -236,7 +330,7 @@ static size_t collect(struct file_loop *loop, struct found *found, uint64_t *dea
 
         if (vm->directory.fd < 0)
             continue;
-        file_vm_restore_ready(vm, now_ns);
+        file_vm_restore_ready(vm, &loop->rules, now_ns);
         if (vm->journal.entry.state == JOURNAL_ANSWERING)
             deliver(loop, vm); /* the share failed when it was tried before */
         if (!loop->stopping && file_vm_look(vm, &loop->rules, now_ns, &found[used].candidate))
@@ -260,7 +354,7 @@ static void look(bool listing, void *context)
     struct file_loop *loop = context;
     uint64_t deadline_ns = UINT64_MAX;
     struct found *found;
-    size_t used = 0;
+    size_t used, accepted = 0;
 
     if (listing)
         list_share(loop);
@@ -271,16 +365,16 @@ static void look(bool listing, void *context)
     qsort(found, used, sizeof(*found), compare_found);
     /* All are accepted before the first is reported, so that the scheduler
      * chooses among all. */
-    for (size_t i = 0; i < used; i++)
-        found[i].accepted = accept_candidate(&found[i].candidate);
     for (size_t i = 0; i < used; i++) {
-        if (found[i].accepted)
-            report_accepted(loop, &found[i].candidate);
+        if (file_vm_accept(found[i].candidate.vm, &found[i].candidate))
+            found[accepted++] = found[i];
     }
+    for (size_t i = 0; i < accepted; i++)
+        report_accepted(loop, &found[i].candidate);
     free(found);
     loop->flush(loop->context);
     loop->rotation++;
-    file_watch_looked(loop->watch, used > 0, milliseconds_until(deadline_ns));
+    file_watch_looked(loop->watch, accepted > 0, milliseconds_until(deadline_ns));
 }
 
 /* --- orders ------------------------------------------------------------------------------- */
@@ -315,7 +409,8 @@ static bool all_answers_read(struct file_loop *loop)
     HASH_ITER (hh, loop->vms, entry, next) {
         struct file_vm *vm = &entry->vm;
 
-        if (vm->answer_unread && vm->directory.fd >= 0 && !file_vm_answer_replaced(vm))
+        if (vm->answer_unread && vm->directory.fd >= 0 &&
+            !file_vm_answer_replaced(vm, &loop->rules))
             return false;
     }
     return true;
@@ -341,6 +436,19 @@ static void on_answer_read(uint32_t vm_id, void *context)
         entry->vm.answer_unread = false;
 }
 
+/* All that ran has been answered, so these wait, here or on the way to the
+ * mediator. */
+static void answer_shutting_down(struct file_loop *loop, struct file_vm *vm)
+{
+    static const struct protocol_response response = {
+        .success = false, .message = "mediator is shutting down: send it again when it is back"};
+
+    if (vm->journal.entry.state != JOURNAL_ACCEPTED)
+        return;
+    file_vm_set_answer(vm, &response);
+    deliver(loop, vm);
+}
+
 static void obey_stop(struct file_loop *loop, bool cleanup)
 {
     struct file_entry *entry, *next;
@@ -352,6 +460,7 @@ static void obey_stop(struct file_loop *loop, bool cleanup)
     }
     loop->cleanup_until_ns = clock_monotonic_ns() + CLEANUP_LIMIT_NS;
     HASH_ITER (hh, loop->vms, entry, next) {
+        answer_shutting_down(loop, &entry->vm);
         if (entry->vm.directory.fd >= 0)
             file_watch_add_reads(loop->watch, entry->vm.directory.fd);
     }
@@ -380,61 +489,59 @@ static void on_wake(uv_async_t *wake)
 
 /* --- life ----------------------------------------------------------------------------------- */
 
-static int open_share(struct file_loop *loop, const struct file_channel_config *config,
-                      struct vgpu_error *error)
+static int open_places(struct file_loop *loop, const struct file_channel_config *config,
+                       struct vgpu_error *error)
 {
-    if (fd_make_directories(config->share, 0711, error) < 0)
+    if (fd_make_directories(config->share, 0711, error) < 0 ||
+        fd_make_directories(config->state_dir, 0700, error) < 0)
         return -1;
-    loop->share_fd = open(config->share, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    loop->share_fd = open_share(config, error);
     if (loop->share_fd < 0)
-        return error_set_errno(error, "cannot open share '%s'", config->share);
-    if (fd_make_directories(config->state_dir, 0700, error) < 0)
         return -1;
     loop->state_fd = open(config->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (loop->state_fd < 0)
         return error_set_errno(error, "cannot open state directory '%s'", config->state_dir);
+    if (directory_is_below(loop->state_fd, loop->share_fd))
+        return error_set(error, EINVAL,
+                         "state_dir = %s lies inside share = %s: guests could reach the journal; "
+                         "put it elsewhere",
+                         config->state_dir, config->share);
     return 0;
 }
 
-static int add_registered(struct file_loop *loop, const struct file_channel_vm *config,
+static int add_registered(struct file_loop *loop, const struct file_channel_config *config,
                           struct vgpu_error *error)
 {
-    const struct directory_owner owner = {config->owner_uid, config->owner_gid, config->mode};
     struct file_entry *entry;
 
-    if (add_vm(loop, config->vm_id, &owner, true, &entry, error) < 0)
-        return -1;
-    return directory_make(loop->share_fd, entry->vm.name, &owner, error);
+    for (size_t i = 0; i < config->vm_count; i++) {
+        const struct file_channel_vm *vm = &config->vms[i];
+        const struct directory_owner owner = {vm->owner_uid, vm->owner_gid, vm->mode};
+
+        if (add_vm(loop, vm->vm_id, &owner, true, &entry, error) < 0)
+            return -1;
+    }
+    return make_directories(loop, error);
 }
 
 int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *config,
                       struct vgpu_error *error)
 {
     loop->share_fd = loop->state_fd = -1;
-    loop->share = config->share;
+    loop->config = config;
     loop->rules = (struct file_rules){
         .pools = config->pools,
         .accept_unregistered = config->accept_unregistered,
         .response_hold_ms = config->response_hold_ms,
         .unterminated_hold_ms = config->unterminated_hold_ms,
     };
-    if (open_share(loop, config, error) < 0)
+    if (open_places(loop, config, error) < 0 || add_registered(loop, config, error) < 0)
         return -1;
-    for (size_t i = 0; i < config->vm_count; i++) {
-        if (add_registered(loop, &config->vms[i], error) < 0)
-            return -1;
-    }
     loop->open = true;
     uv_async_init(&loop->loop, &loop->wake, on_wake);
     uv_timer_init(&loop->loop, &loop->cleanup_timer);
     loop->wake.data = loop->cleanup_timer.data = loop;
-    const struct file_watch_events events = {look, on_answer_read, loop};
-
-    if (file_watch_new(&loop->loop, config->share, config->poll_min_ms, config->poll_max_ms,
-                       &events, &loop->watch, error) < 0)
-        return -1;
-    loop->rules.force_open = !file_watch_is_local(loop->watch);
-    return 0;
+    return watch_share(loop, error);
 }
 
 /* A fresh directory gets the two files that a client expects. */

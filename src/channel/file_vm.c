@@ -8,7 +8,7 @@
  *             2 response.txt = 0:Ready, marked   killed before 3: request.txt is the
  *             3 request.txt emptied              one in the journal: 2 and 3 again
  *   run       (the worker keeps its result)
- *   answer    4 journal ANSWERING, with the answer
+ *   answer    4 journal ANSWERING, with the answer    (so 2 and 3 are done)
  *             5 response.txt = answer            killed around 5: the mark tells
  *             6 journal IDLE
  *
@@ -40,8 +40,7 @@ static bool identity_equal(const struct file_identity *a, const struct file_iden
     return a->inode == b->inode && a->mtime_ns == b->mtime_ns;
 }
 
-/* Trouble with the share is logged when it begins and when it ends. */
-static void report_trouble(struct file_vm *vm, const struct vgpu_error *error)
+void file_vm_report_trouble(struct file_vm *vm, const struct vgpu_error *error)
 {
     if (!vm->trouble)
         log_error("vm%u: %s; trying again", vm->vm_id, error->message);
@@ -119,7 +118,7 @@ static bool judge_text(struct file_vm *vm, const struct file_rules *rules, uint6
 }
 
 static bool look_at_file(struct file_vm *vm, const struct file_rules *rules, bool command_file,
-                         uint64_t now_ns, struct file_candidate *candidate)
+                         uint64_t now_ns, struct file_candidate *candidate, bool *failed)
 {
     char text[DIRECTORY_READ_MAX_BYTES];
     size_t bytes = 0;
@@ -128,16 +127,16 @@ static bool look_at_file(struct file_vm *vm, const struct file_rules *rules, boo
     switch (directory_read(&vm->directory, source_name(command_file), rules->force_open, text,
                            &bytes, &candidate->identity, &candidate->error)) {
     case DIRECTORY_DATA:
-        report_recovery(vm);
-        return judge_text(vm, rules, now_ns, text, bytes, candidate);
+        return !identity_equal(&vm->handled, &candidate->identity) &&
+               judge_text(vm, rules, now_ns, text, bytes, candidate);
     case DIRECTORY_HOSTILE:
         candidate->hostile = candidate->refused = true;
-        return !identity_equal(&vm->hostile, &candidate->identity);
+        return !identity_equal(&vm->handled, &candidate->identity);
     case DIRECTORY_FAILED:
-        report_trouble(vm, &candidate->error);
+        file_vm_report_trouble(vm, &candidate->error);
+        *failed = true;
         return false;
     case DIRECTORY_ABSENT:
-        report_recovery(vm);
         vm->unterminated[command_file].since_ns = 0;
         return false;
     }
@@ -157,12 +156,14 @@ bool file_vm_look(struct file_vm *vm, const struct file_rules *rules, uint64_t n
                   struct file_candidate *ret_candidate)
 {
     struct file_candidate request, command;
-    bool has_request, has_command;
+    bool has_request, has_command, failed = false;
 
     if (vm->journal.entry.state != JOURNAL_IDLE)
         return false; /* one request at a time */
-    has_request = look_at_file(vm, rules, false, now_ns, &request);
-    has_command = look_at_file(vm, rules, true, now_ns, &command);
+    has_request = look_at_file(vm, rules, false, now_ns, &request, &failed);
+    has_command = look_at_file(vm, rules, true, now_ns, &command, &failed);
+    if (!failed)
+        report_recovery(vm);
     if (!has_request && !has_command)
         return false;
     if (has_request && (!has_command || request.identity.mtime_ns <= command.identity.mtime_ns))
@@ -187,7 +188,7 @@ static void fill_entry(struct journal_entry *entry, const struct file_candidate 
     uint64_t sequence = entry->sequence + 1;
 
     *entry = (struct journal_entry){
-        .state = candidate->refused ? JOURNAL_ANSWERING : JOURNAL_ACCEPTED,
+        .state = JOURNAL_ACCEPTED,
         .vm_id = candidate->vm->vm_id,
         .sequence = sequence,
         .arrival_ns = now_ns,
@@ -217,36 +218,71 @@ static void take_request(struct file_vm *vm, bool hostile)
 
     if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, READY_LINE, entry->ready_mtime_ns,
                         &ignored, &error) < 0)
-        report_trouble(vm, &error);
+        file_vm_report_trouble(vm, &error);
     fault_point("ready");
     if (hostile) {
-        directory_remove_hostile(&vm->directory, source);
-        vm->hostile = entry->taken;
+        if (directory_remove_hostile(&vm->directory, source) < 0)
+            vm->handled = entry->taken;
     } else if (directory_take(&vm->directory, source, &entry->taken, &error) < 0) {
         vm->take_pending = true;
-        report_trouble(vm, &error);
+        file_vm_report_trouble(vm, &error);
         return;
     }
     vm->take_pending = false;
     fault_point("taken");
 }
 
-int file_vm_accept(struct file_vm *vm, const struct file_candidate *candidate,
-                   struct vgpu_error *error)
+static void store_unsynced(struct file_vm *vm)
+{
+    struct vgpu_error error;
+
+    if (journal_store(&vm->journal, false, &error) < 0)
+        log_error("vm%u: %s", vm->vm_id, error.message);
+}
+
+/* Step 4: the answer is in the entry. */
+static void begin_answering(struct file_vm *vm)
+{
+    vm->journal.entry.state = JOURNAL_ANSWERING;
+    vm->journal.entry.standing = vm->take_pending;
+    store_unsynced(vm);
+    fault_point("answering");
+}
+
+static bool store_accepted(struct file_vm *vm)
+{
+    struct vgpu_error error;
+
+    if (journal_store(&vm->journal, true, &error) < 0) {
+        if (!vm->journal_trouble)
+            log_error("vm%u: cannot accept its request: %s; it stays where it is, trying again",
+                      vm->vm_id, error.message);
+        vm->journal_trouble = true;
+        return false;
+    }
+    if (vm->journal_trouble)
+        log_info("vm%u: its requests are accepted again", vm->vm_id);
+    vm->journal_trouble = false;
+    return true;
+}
+
+bool file_vm_accept(struct file_vm *vm, const struct file_candidate *candidate)
 {
     struct journal_entry before = vm->journal.entry;
 
     fill_entry(&vm->journal.entry, candidate);
-    if (journal_store(&vm->journal, true, error) < 0) {
+    if (!store_accepted(vm)) {
         vm->journal.entry = before;
-        return -1;
+        return false;
     }
     fault_point("journaled");
     vm->unterminated[candidate->from_command_file].since_ns = 0;
     vm->hold_until_ns = 0;
     vm->answer_unread = false;
     take_request(vm, candidate->hostile);
-    return 0;
+    if (candidate->refused)
+        begin_answering(vm);
+    return true;
 }
 
 void file_vm_describe_request(const struct file_vm *vm, bool recovered,
@@ -268,22 +304,12 @@ void file_vm_describe_request(const struct file_vm *vm, bool recovered,
 
 /* --- answering ------------------------------------------------------------------- */
 
-static void store_unsynced(struct file_vm *vm)
-{
-    struct vgpu_error error;
-
-    if (journal_store(&vm->journal, false, &error) < 0)
-        log_error("vm%u: %s", vm->vm_id, error.message);
-}
-
 void file_vm_set_answer(struct file_vm *vm, const struct protocol_response *response)
 {
     struct journal_entry *entry = &vm->journal.entry;
 
     protocol_format_response(response, entry->answer, sizeof(entry->answer));
-    entry->state = JOURNAL_ANSWERING;
-    store_unsynced(vm);
-    fault_point("answering");
+    begin_answering(vm);
 }
 
 static bool same_request(const struct file_vm *vm, const struct file_rules *rules, const char *text,
@@ -343,6 +369,9 @@ static bool client_moved_on(struct file_vm *vm, const struct file_rules *rules)
 
 static void finish(struct file_vm *vm)
 {
+    if (vm->take_pending) /* it will be seen again, and must not be taken again */
+        vm->handled = vm->journal.entry.taken;
+    vm->take_pending = false;
     vm->journal.entry.state = JOURNAL_IDLE;
     store_unsynced(vm);
     fault_point("idle");
@@ -363,7 +392,7 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
     }
     if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, entry->answer, -1, &vm->answer_file,
                         &error) < 0) {
-        report_trouble(vm, &error);
+        file_vm_report_trouble(vm, &error);
         return FILE_DELIVERY_LATER;
     }
     fault_point("answered");
@@ -373,7 +402,7 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
     return FILE_DELIVERY_DONE;
 }
 
-void file_vm_restore_ready(struct file_vm *vm, uint64_t now_ns)
+void file_vm_restore_ready(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns)
 {
     struct file_identity ignored;
     struct vgpu_error error;
@@ -381,27 +410,18 @@ void file_vm_restore_ready(struct file_vm *vm, uint64_t now_ns)
     if (vm->hold_until_ns == 0 || now_ns < vm->hold_until_ns)
         return;
     vm->hold_until_ns = 0;
-    if (vm->directory.fd < 0 || file_vm_answer_replaced(vm))
+    if (vm->directory.fd < 0 || file_vm_answer_replaced(vm, rules))
         return;
     if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, READY_LINE, -1, &ignored, &error) < 0)
-        report_trouble(vm, &error);
+        file_vm_report_trouble(vm, &error);
 }
 
-bool file_vm_answer_replaced(const struct file_vm *vm)
+bool file_vm_answer_replaced(const struct file_vm *vm, const struct file_rules *rules)
 {
-    char text[DIRECTORY_READ_MAX_BYTES];
     struct file_identity identity;
-    struct vgpu_error error;
-    size_t bytes;
 
-    switch (directory_read(&vm->directory, VGPU_FILE_RESPONSE, false, text, &bytes, &identity,
-                           &error)) {
-    case DIRECTORY_DATA:
-    case DIRECTORY_HOSTILE: /* an answer of more bytes than a request may have */
-        return !identity_equal(&identity, &vm->answer_file);
-    default:
-        return true;
-    }
+    return !directory_identify(&vm->directory, VGPU_FILE_RESPONSE, rules->force_open, &identity) ||
+           !identity_equal(&identity, &vm->answer_file);
 }
 
 uint64_t file_vm_deadline_ns(const struct file_vm *vm, const struct file_rules *rules)
@@ -420,7 +440,11 @@ uint64_t file_vm_deadline_ns(const struct file_vm *vm, const struct file_rules *
 
 /* --- after a restart --------------------------------------------------------------- */
 
-/* Is the request that the journal holds still in its file? */
+/*
+ * Is the request that the journal holds still in its file?  Inode and time alone
+ * do not tell: a client that is fast puts its next request into the same file
+ * within one tick of the file system's clock.
+ */
 static bool request_not_taken(struct file_vm *vm, const struct file_rules *rules, bool *ret_hostile)
 {
     const struct journal_entry *entry = &vm->journal.entry;
@@ -433,8 +457,10 @@ static bool request_not_taken(struct file_vm *vm, const struct file_rules *rules
     look = directory_read(&vm->directory, source_name(entry->from_command_file), rules->force_open,
                           text, &bytes, &identity, &error);
     *ret_hostile = look == DIRECTORY_HOSTILE;
-    return (look == DIRECTORY_DATA || look == DIRECTORY_HOSTILE) &&
-           identity_equal(&identity, &entry->taken);
+    if ((look != DIRECTORY_DATA && look != DIRECTORY_HOSTILE) ||
+        !identity_equal(&identity, &entry->taken))
+        return false;
+    return entry->answer[0] != '\0' || same_request(vm, rules, text, bytes);
 }
 
 /* What response.txt says of the answer in the journal. */
@@ -467,16 +493,22 @@ static void hold_answer(struct file_vm *vm, const struct file_rules *rules,
 void file_vm_recover(struct file_vm *vm, const struct file_rules *rules)
 {
     struct journal_entry *entry = &vm->journal.entry;
+    bool accepted = entry->state == JOURNAL_ACCEPTED;
     struct file_identity identity;
     bool hostile;
 
     if (vm->directory.fd < 0)
         return;
-    if (entry->state != JOURNAL_IDLE && request_not_taken(vm, rules, &hostile)) {
+    vm->reconciled = true;
+    /* Later states say that it was taken, and what stands there is the next one, or
+     * that it cannot be. */
+    if (accepted && request_not_taken(vm, rules, &hostile))
         take_request(vm, hostile);
-        return; /* so no answer was tried */
-    }
-    if (entry->state == JOURNAL_ACCEPTED || entry->answer[0] == '\0')
+    else if (!accepted && entry->standing && request_not_taken(vm, rules, &hostile))
+        vm->handled = entry->taken;
+    if (accepted && entry->answer[0] != '\0')
+        begin_answering(vm);
+    if (accepted || entry->answer[0] == '\0')
         return;
     switch (judge_answer(vm, &identity)) {
     case ANSWER_OWED:

@@ -19,6 +19,19 @@
 
 #define JOURNAL_KIND 0x4a524e4cu /* "JRNL" */
 
+/* A journal's first record goes to the second place: until it is there, the file
+ * is empty or, when that write was cut off, begins with nothing. */
+static bool is_unwritten(int fd)
+{
+    char bytes[sizeof(struct journal_entry)] = {0};
+    static const char nothing[sizeof(bytes)];
+    ssize_t got = pread(fd, bytes, sizeof(bytes), 0);
+    struct stat info;
+
+    return got >= 0 && memcmp(bytes, nothing, (size_t)got) == 0 && fstat(fd, &info) == 0 &&
+           info.st_size < (off_t)(2 * sizeof(struct journal_entry));
+}
+
 static bool entry_is_sane(const struct journal_entry *entry, uint32_t vm_id)
 {
     return entry->vm_id == vm_id && entry->state <= JOURNAL_ANSWERING &&
@@ -31,7 +44,6 @@ int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct v
     struct journal_entry entry = {.vm_id = vm_id};
     struct record_file file;
     char name[32];
-    struct stat info;
     int fd, found;
 
     snprintf(name, sizeof(name), "vm%u.journal", vm_id);
@@ -41,7 +53,7 @@ int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct v
     found = record_file_load(&file, fd, JOURNAL_KIND, &entry, sizeof(entry), error);
     if (found < 0)
         goto failed;
-    if (found == 0 && (fstat(fd, &info) < 0 || info.st_size >= (off_t)(2 * sizeof(entry)))) {
+    if (found == 0 && !is_unwritten(fd)) {
         error_set(error, EBADMSG, "journal '%s' holds no valid entry: move it away to go on", name);
         goto failed;
     }

@@ -22,7 +22,7 @@
 
 enum journal_state {
     JOURNAL_IDLE = 0,  /* nothing is owed to the VM */
-    JOURNAL_ACCEPTED,  /* a request was taken, no answer was tried */
+    JOURNAL_ACCEPTED,  /* a request is being taken or runs; with `answer`: it is refused */
     JOURNAL_ANSWERING, /* `answer` is known; it may or may not stand in the file */
 };
 
@@ -45,6 +45,7 @@ struct journal_entry {
     uint8_t has_claim;
     char claimed_pool;
     uint8_t claimed_priority;
+    uint8_t standing; /* behind ACCEPTED: the request could not be taken out of its file */
     char command[VGPU_COMMAND_MAX_BYTES + 1];
     char answer[PROTOCOL_RESPONSE_LINE_BYTES];
 };
@@ -100,6 +101,10 @@ int directory_open(struct directory *directory, int share_fd, const char *name,
                    const struct directory_owner *owner, struct vgpu_error *error);
 void directory_close(struct directory *directory);
 
+/* True when the directory open as `fd` is the one open as `ancestor_fd`, or lies
+ * below it. */
+bool directory_is_below(int fd, int ancestor_fd);
+
 /* True when `name` under `share_fd` is no longer the directory that is open. */
 bool directory_replaced(const struct directory *directory, int share_fd, const char *name);
 
@@ -116,8 +121,13 @@ int directory_take(const struct directory *directory, const char *name,
                    const struct file_identity *identity, struct vgpu_error *error);
 
 /* Removes what stands in the place of a file: link, pipe, socket, device,
- * empty directory.  What cannot be removed stays. */
-void directory_remove_hostile(const struct directory *directory, const char *name);
+ * empty directory.  Returns 0, also when nothing is there; -1 with errno when it
+ * stays. */
+int directory_remove_hostile(const struct directory *directory, const char *name);
+
+/* Tells which file `name` is without reading it; false when it is not there. */
+bool directory_identify(const struct directory *directory, const char *name, bool force_open,
+                        struct file_identity *ret_identity);
 
 /*
  * Makes `line` (with its newline) the contents of `name`, in place, so that a
@@ -178,6 +188,7 @@ void file_watch_stop(struct file_watch *watch);
 struct file_vm {
     uint32_t vm_id;
     bool registered;
+    bool unusable; /* its journal could not be opened */
     struct directory_owner owner;
     char name[16];              /* "vm<id>" */
     struct directory directory; /* fd -1: not there now */
@@ -188,11 +199,13 @@ struct file_vm {
         struct file_identity identity;
         uint64_t since_ns;            /* monotonic; 0: none */
     } unterminated[2];                /* in request.txt and in command.txt */
-    struct file_identity hostile;     /* refused, could not be removed */
+    struct file_identity handled;     /* taken or refused, but it could not be removed */
     struct file_identity answer_file; /* response.txt with our answer in it */
     uint64_t hold_until_ns;           /* monotonic; 0: no answer is held */
     bool answer_unread;
-    bool trouble; /* the share failed and it was logged */
+    bool reconciled;      /* files and journal of an earlier mediator were brought together */
+    bool trouble;         /* the share failed and it was logged */
+    bool journal_trouble; /* the journal failed and it was logged */
 };
 
 /* What one look at a VM's directory found. */
@@ -225,17 +238,19 @@ void file_vm_init(struct file_vm *vm, uint32_t vm_id, const struct directory_own
                   bool registered);
 void file_vm_close(struct file_vm *vm);
 
+/* Trouble with the VM's directory is logged when it begins and when it ends. */
+void file_vm_report_trouble(struct file_vm *vm, const struct vgpu_error *error);
+
 /* Returns true and fills *ret_candidate when there is something to accept. */
 bool file_vm_look(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns,
                   struct file_candidate *ret_candidate);
 
 /*
  * Accepts or refuses: journal (synced), 0:Ready, request emptied.  A refused
- * one is then ready for file_vm_deliver().  Returns -1 when the journal cannot
- * be written: the request stays where it is.
+ * one is then ready for file_vm_deliver().  Returns false when the journal cannot
+ * be written: that is logged, and the request stays where it is.
  */
-int file_vm_accept(struct file_vm *vm, const struct file_candidate *candidate,
-                   struct vgpu_error *error);
+bool file_vm_accept(struct file_vm *vm, const struct file_candidate *candidate);
 
 /* The answer to the accepted request is known; file_vm_deliver() comes next.
  * A journal that cannot be written costs at most a second answer after a
@@ -250,13 +265,13 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
 void file_vm_recover(struct file_vm *vm, const struct file_rules *rules);
 
 /* Puts 0:Ready back when the answer was held long enough. */
-void file_vm_restore_ready(struct file_vm *vm, uint64_t now_ns);
+void file_vm_restore_ready(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns);
 
 /* When the VM must be looked at again by itself; UINT64_MAX: never. */
 uint64_t file_vm_deadline_ns(const struct file_vm *vm, const struct file_rules *rules);
 
 /* True when the client has changed response.txt since the answer. */
-bool file_vm_answer_replaced(const struct file_vm *vm);
+bool file_vm_answer_replaced(const struct file_vm *vm, const struct file_rules *rules);
 
 /* Empties request, command and response file. */
 void file_vm_empty_files(struct file_vm *vm);
@@ -303,11 +318,12 @@ struct file_loop {
     uv_async_t wake;
     struct file_watch *watch;
     struct file_rules rules;
-    const char *share;
+    const struct file_channel_config *config; /* outlives the loop */
     int share_fd, state_fd;
     struct file_entry *vms; /* uthash by vm_id */
     uint32_t rotation;      /* who is first among equals, moves with each look */
     bool open;              /* `loop` has handles */
+    bool share_trouble;     /* the share is gone and it was logged */
     bool stopping;          /* no further requests are taken */
     uint64_t cleanup_until_ns;
     uv_timer_t cleanup_timer;

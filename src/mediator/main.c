@@ -9,7 +9,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-const char *argp_program_version = "vgpu-mediator " VGPU_PACKAGE_VERSION;
+#ifdef VGPU_FAULT_POINTS
+#define BUILD_NOTE "\nThis build has fault points: it is for tests only."
+#else
+#define BUILD_NOTE ""
+#endif
+
+const char *argp_program_version = "vgpu-mediator " VGPU_PACKAGE_VERSION BUILD_NOTE;
 
 #define DEFAULT_CONFIG "/etc/vgpu/mediator.conf"
 
@@ -192,7 +198,7 @@ int main(int argc, char **argv)
 
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
-    umask(0077);
+    umask(0022); /* every file is made with a mode of its own */
     if (load_config(&config, &arguments, &error) < 0) {
         config_free(&config);
         return fail(&error);

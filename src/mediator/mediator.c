@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 /* The file channel holds one operation a VM; the grant's time is the bound that
@@ -214,27 +213,12 @@ static void on_stop_timer(uv_timer_t *timer)
     _exit(EXIT_FAILURE);
 }
 
-static void refuse_waiting(struct mediator *mediator)
-{
-    struct protocol_response response = {.success = false,
-                                         .message = "mediator is shutting down: send it again "
-                                                    "when it is back"};
-    struct session *session, *next;
-
-    HASH_ITER (hh, mediator->sessions, session, next) {
-        if (session->state == SESSION_WAITING)
-            session_answer(session, &response, 0);
-    }
-}
-
 /* Running work is answered first; what waits is in the journal. */
 static void stop_when_idle(struct mediator *mediator)
 {
     if (!mediator->stopping || mediator->channel_stopping || mediator->running > 0)
         return;
     mediator->channel_stopping = true;
-    if (mediator->options.cleanup)
-        refuse_waiting(mediator);
     channel_stop(mediator->channel, mediator->options.cleanup);
     uv_timer_start(&mediator->stop_timer, on_stop_timer, STOP_PATIENCE_MS, 0);
 }
@@ -276,7 +260,7 @@ static int take_lock(struct mediator *mediator, struct vgpu_error *error)
     mediator->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (mediator->lock_fd < 0)
         return error_set_errno(error, "cannot open lock file '%s'", path);
-    if (flock(mediator->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (fd_lock(mediator->lock_fd) == 0)
         return 0;
     if (errno == EWOULDBLOCK)
         return error_set(error, EBUSY,
