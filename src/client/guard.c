@@ -128,14 +128,14 @@ struct watch {
     size_t buffered;
 };
 
-/* Time to tidy up before the parent's patience ends: a twentieth, at most half
- * a second. */
+/* Time to tidy up before the parent's patience ends: a tenth, from 100 to
+ * 500 ms, never more than half.  A busy machine may let the child wait. */
 static int64_t reserve_ns(int64_t whole)
 {
-    int64_t reserve = whole / 20;
+    int64_t reserve = whole / 10;
 
-    if (reserve < 20 * CLIENT_NS_PER_MS)
-        reserve = 20 * CLIENT_NS_PER_MS;
+    if (reserve < 100 * CLIENT_NS_PER_MS)
+        reserve = 100 * CLIENT_NS_PER_MS;
     if (reserve > CLIENT_NS_PER_S / 2)
         reserve = CLIENT_NS_PER_S / 2;
     return reserve > whole / 2 ? whole / 2 : reserve;
