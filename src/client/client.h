@@ -205,8 +205,8 @@ const char *device_channel_reason(const struct device *device);
 
 /* Registers in words, for `info`. */
 struct device_register_text {
-    unsigned offset;
     const char *name;
+    unsigned offset;
     uint32_t value;
     char meaning[128];
 };
@@ -255,6 +255,7 @@ enum note {
     NOTE_PLAIN,
     NOTE_TROUBLE,   /* something failed and will be tried again */
     NOTE_RECOVERED, /* it did not fail any more */
+    NOTE_SENDING,   /* from here on the request may stand there */
 };
 
 struct report {
@@ -383,7 +384,7 @@ struct exchange {
     bool quiet;
     bool try_lock_once;
     /* out */
-    bool sent, taken, answered;
+    bool sending, sent, taken, answered;
     int64_t sent_ns, taken_ns, answered_ns;
     char answer[1536]; /* "1:message", safe to show */
     /* private */

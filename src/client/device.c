@@ -131,7 +131,7 @@ static int map_failed(struct device *device, int error)
     return problem(device, "BAR0 (resource0) cannot be mapped: %s", strerror(error));
 }
 
-static const volatile uint32_t *map_registers(struct device *device, const char *path)
+static volatile uint32_t *map_registers(struct device *device, const char *path)
 {
     int fd = open_attribute(path, device->address, "resource0", O_RDONLY);
     struct stat info;
@@ -176,7 +176,7 @@ static int read_registers(struct device *device, const volatile uint32_t *map)
 
 static void probe(struct device *device, const char *path, bool named)
 {
-    const volatile uint32_t *map;
+    volatile uint32_t *map;
     bool our_id;
 
     device->vendor_id = read_number(path, device->address, "vendor");
@@ -195,7 +195,7 @@ static void probe(struct device *device, const char *path, bool named)
     if (!map)
         return;
     device->usable = read_registers(device, map) == 0;
-    munmap((void *)(uintptr_t)map, VGPU_BAR0_BYTES);
+    munmap((void *)map, VGPU_BAR0_BYTES);
 }
 
 /* "00:04.0" is short for "0000:00:04.0". */

@@ -142,7 +142,10 @@ static int find_identity(struct doctor *doctor)
         add(doctor, CHECK_WARN, 0, "device", "none is needed with these three options",
             "not looked for: --pool, --priority and --vm-id are given");
         result = identity_from(options, NULL, &doctor->identity, &failure);
-    } else if (!list || device_scan(options->sysfs, options->device, list, &failure) < 0) {
+    } else if (!list) {
+        failure_set(&failure, FAILURE_SYSTEM, "out of memory");
+        add_failure(doctor, "device", &failure);
+    } else if (device_scan(options->sysfs, options->device, list, &failure) < 0) {
         add_failure(doctor, "device", &failure);
     } else {
         result = check_device(doctor, list);

@@ -29,6 +29,8 @@ static void take_note(struct exchange *exchange, const struct report *report)
         snprintf(exchange->trouble, sizeof(exchange->trouble), "%.511s", report->text);
     else if (report->value == NOTE_RECOVERED)
         exchange->trouble[0] = '\0';
+    else if (report->value == NOTE_SENDING)
+        exchange->sending = true;
 }
 
 static void take_failure(struct exchange *exchange, const struct report *report)
@@ -130,6 +132,8 @@ static int wait_for_lock(struct exchange *exchange, struct client_lock *lock, in
 
 static const char *left_words(const struct exchange *exchange)
 {
+    if (!exchange->sending)
+        return "nothing was sent";
     if (!exchange->stopped)
         return exchange->sent ? "the request may still stand in " VGPU_FILE_REQUEST
                               : "it is not known whether the request was sent";

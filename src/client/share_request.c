@@ -288,6 +288,7 @@ static int run_stages(struct share *share)
     if (result != 0)
         return result;
     share->sending = true;
+    guard_report(share->guard, REPORT_NOTE, NOTE_SENDING, "may write the request now");
     result = repeat(share, "write the request to", share->request_path, send_request);
     if (result != 0)
         return result;

@@ -4,6 +4,7 @@
 import errno
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -218,7 +219,40 @@ def test_a_share_that_hangs_does_not_hang_the_client(guest, shim, place_of_fault
     done = guest.run("--json", *SILENT, shim=shim, rules=[f"{place_of_fault},hang,1"]).json
     assert done["exit_code"] == 5 and done["error"]["code"] == "timeout-share"
     assert str(guest.directory) in done["error"]["text"] and "NFS" in done["error"]["remedy"]
+    before = "request.txt.new" not in place_of_fault and "rename" not in place_of_fault
+    assert ("nothing was sent" in done["error"]["text"]) == before
     support.wait_until(lambda: not guest.processes_left(), "the end of the child")
+
+
+# Thaws whatever happens: what is frozen cannot be unmounted.
+FROZEN = """
+set -e
+place=$1
+shift
+truncate -s 16M "$place/image"
+mkfs.ext4 -q "$place/image"
+mkdir "$place/frozen"
+mount -o loop "$place/image" "$place/frozen"
+trap 'fsfreeze -u "$place/frozen"; umount -l "$place/frozen"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir "$place/frozen/vm100"
+fsfreeze -f "$place/frozen"
+"$@"
+"""
+
+
+def test_a_child_that_not_even_a_kill_ends_does_not_hang_the_client(guest):
+    """A frozen file system puts its writers into uninterruptible sleep."""
+    frozen = ["unshare", "--mount", "sh", "-c", FROZEN, "sh", guest.place]
+    if subprocess.run([*frozen, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to mount, or no loop device")
+    for path in (guest.place / "image", guest.place / "frozen"):
+        path.unlink() if path.is_file() else path.rmdir()
+    words = ["--json", *SILENT, "--share", guest.place / "frozen"]
+    done = subprocess.run([*frozen, *guest.command(*words)], capture_output=True, text=True,
+                          timeout=support.WAIT_S, check=False)
+    error = guests.Result(done.returncode, done.stdout, done.stderr).json["error"]
+    assert error["code"] == "timeout-share" and "nothing was sent" in error["text"]
 
 
 def test_a_share_that_hangs_while_waiting_names_the_step(guest, shim):
