@@ -25,6 +25,7 @@
 static struct file_identity identity_of(const struct stat *info)
 {
     return (struct file_identity){.inode = info->st_ino,
+                                  .size_bytes = info->st_size,
                                   .mtime_ns = (int64_t)info->st_mtim.tv_sec * (int64_t)NS_PER_S +
                                               info->st_mtim.tv_nsec};
 }
@@ -228,8 +229,7 @@ static int take_by_removing(const struct directory *directory, const char *name,
 {
     struct file_identity now;
 
-    if (!directory_identify(directory, name, false, &now) || now.inode != identity->inode ||
-        now.mtime_ns != identity->mtime_ns)
+    if (!directory_identify(directory, name, false, &now) || !file_identity_equal(&now, identity))
         return 0;
     if (unlinkat(directory->fd, name, 0) < 0)
         return error_set_errno(error, "cannot empty or remove '%s'", name);
@@ -239,6 +239,7 @@ static int take_by_removing(const struct directory *directory, const char *name,
 int directory_take(const struct directory *directory, const char *name,
                    const struct file_identity *identity, struct vgpu_error *error)
 {
+    struct file_identity now;
     struct stat info;
     int fd = openat(directory->fd, name, O_WRONLY | SAFE_OPEN);
     int result = 0;
@@ -251,13 +252,14 @@ int directory_take(const struct directory *directory, const char *name,
         return error_set_errno(error, "cannot open '%s' to empty it", name);
     if (fstat(fd, &info) < 0) {
         result = error_set_errno(error, "cannot look at '%s'", name);
-    } else if (S_ISREG(info.st_mode) && info.st_ino == identity->inode &&
-               identity_of(&info).mtime_ns == identity->mtime_ns) {
-        int failed = info.st_nlink > 1 ? unlinkat(directory->fd, name, 0) : ftruncate(fd, 0);
-
-        if (failed < 0)
-            result = error_set_errno(error, "cannot empty '%s'", name);
+        fd_close(&fd);
+        return result;
     }
+    now = identity_of(&info);
+    if (S_ISREG(info.st_mode) && file_identity_equal(&now, identity))
+        result = info.st_nlink > 1 ? unlinkat(directory->fd, name, 0) : ftruncate(fd, 0);
+    if (result < 0)
+        error_set_errno(error, "cannot empty '%s'", name);
     fd_close(&fd);
     return result;
 }

@@ -421,8 +421,12 @@ static void on_cleanup_timer(uv_timer_t *timer)
     struct file_loop *loop = timer->data;
     struct file_entry *entry, *next;
 
-    if (!all_answers_read(loop) && clock_monotonic_ns() < loop->cleanup_until_ns)
-        return;
+    if (!all_answers_read(loop)) {
+        if (clock_monotonic_ns() < loop->cleanup_until_ns)
+            return;
+        log_info("not all answers were read within %llu s: their files are emptied all the same",
+                 CLEANUP_LIMIT_NS / NS_PER_S);
+    }
     HASH_ITER (hh, loop->vms, entry, next)
         file_vm_empty_files(&entry->vm);
     end_loop(loop);

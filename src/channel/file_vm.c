@@ -35,11 +35,6 @@ static const char *source_name(bool from_command_file)
     return from_command_file ? VGPU_FILE_COMMAND : VGPU_FILE_REQUEST;
 }
 
-static bool identity_equal(const struct file_identity *a, const struct file_identity *b)
-{
-    return a->inode == b->inode && a->mtime_ns == b->mtime_ns;
-}
-
 void file_vm_report_trouble(struct file_vm *vm, const struct vgpu_error *error)
 {
     if (!vm->trouble)
@@ -80,7 +75,7 @@ static bool judge_unterminated(struct file_vm *vm, const struct file_rules *rule
 {
     struct unterminated_line *line = &vm->unterminated[candidate->from_command_file];
 
-    if (line->since_ns == 0 || !identity_equal(&line->identity, &candidate->identity))
+    if (line->since_ns == 0 || !file_identity_equal(&line->identity, &candidate->identity))
         *line = (struct unterminated_line){candidate->identity, now_ns};
     if (now_ns - line->since_ns < rules->unterminated_hold_ms * NS_PER_MS)
         return false;
@@ -127,11 +122,11 @@ static bool look_at_file(struct file_vm *vm, const struct file_rules *rules, boo
     switch (directory_read(&vm->directory, source_name(command_file), rules->force_open, text,
                            &bytes, &candidate->identity, &candidate->error)) {
     case DIRECTORY_DATA:
-        return !identity_equal(&vm->handled, &candidate->identity) &&
+        return !file_identity_equal(&vm->handled, &candidate->identity) &&
                judge_text(vm, rules, now_ns, text, bytes, candidate);
     case DIRECTORY_HOSTILE:
         candidate->hostile = candidate->refused = true;
-        return !identity_equal(&vm->handled, &candidate->identity);
+        return !file_identity_equal(&vm->handled, &candidate->identity);
     case DIRECTORY_FAILED:
         file_vm_report_trouble(vm, &candidate->error);
         *failed = true;
@@ -360,7 +355,7 @@ static bool client_moved_on(struct file_vm *vm, const struct file_rules *rules)
                        &error) != DIRECTORY_DATA ||
         is_blank(text, bytes))
         return false;
-    if (vm->take_pending && identity_equal(&identity, &entry->taken))
+    if (vm->take_pending && file_identity_equal(&identity, &entry->taken))
         return false;
     if (!same_request(vm, rules, text, bytes))
         return true;
@@ -421,7 +416,7 @@ bool file_vm_answer_replaced(const struct file_vm *vm, const struct file_rules *
     struct file_identity identity;
 
     return !directory_identify(&vm->directory, VGPU_FILE_RESPONSE, rules->force_open, &identity) ||
-           !identity_equal(&identity, &vm->answer_file);
+           !file_identity_equal(&identity, &vm->answer_file);
 }
 
 uint64_t file_vm_deadline_ns(const struct file_vm *vm, const struct file_rules *rules)
@@ -458,7 +453,7 @@ static bool request_not_taken(struct file_vm *vm, const struct file_rules *rules
                           text, &bytes, &identity, &error);
     *ret_hostile = look == DIRECTORY_HOSTILE;
     if ((look != DIRECTORY_DATA && look != DIRECTORY_HOSTILE) ||
-        !identity_equal(&identity, &entry->taken))
+        !file_identity_equal(&identity, &entry->taken))
         return false;
     return entry->answer[0] != '\0' || same_request(vm, rules, text, bytes);
 }

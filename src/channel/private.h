@@ -26,10 +26,12 @@ enum journal_state {
     JOURNAL_ANSWERING, /* `answer` is known; it may or may not stand in the file */
 };
 
-/* Which contents of which file were taken, so that they are not taken twice. */
+/* Which contents of which file were taken, so that they are not taken twice.  The
+ * size is there because the time moves in ticks, of milliseconds or of seconds. */
 struct file_identity {
     uint64_t inode;
     int64_t mtime_ns;
+    int64_t size_bytes;
 };
 
 /* All that must outlive the mediator about one VM's request.  Numbers and
@@ -65,6 +67,11 @@ int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct v
 /* Writes journal->entry; with `sync` it is on disk afterwards. */
 int journal_store(struct journal *journal, bool sync, struct vgpu_error *error);
 void journal_close(struct journal *journal);
+
+static inline bool file_identity_equal(const struct file_identity *a, const struct file_identity *b)
+{
+    return a->inode == b->inode && a->mtime_ns == b->mtime_ns && a->size_bytes == b->size_bytes;
+}
 
 /* --- file_directory.c --------------------------------------------------------- */
 

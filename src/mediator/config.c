@@ -559,6 +559,8 @@ static bool is_inside(const char *path, const char *directory)
 {
     size_t length = strlen(directory);
 
+    while (length > 1 && directory[length - 1] == '/')
+        length--;
     return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 

@@ -99,6 +99,11 @@ class Vm:
         line, newline, _ = self.response_bytes().partition(b"\n")
         return line.decode() if newline and line[:2] in (b"1:", b"2:") else None
 
+    def read_answer(self):
+        """Reads response.txt as an old client does: open, read, close."""
+        with open(self.response, "rb") as file:
+            return file.read()
+
     def response_bytes(self):
         """What a plain response.txt holds; nothing where something else stands there."""
         try:
@@ -129,10 +134,11 @@ class Vm:
 class Mediator:
     """One state directory and share; start() after kill() is a restart.
 
-    vms: {vm_id: (pool, priority)}; pools: {"A": "cpu"}; settings: keys of [mediator].
+    vms: {vm_id: (pool, priority)}; pools: {"A": "cpu"}; pools_mode: "shared" or
+    "independent"; settings: other keys of [mediator].
     """
 
-    def __init__(self, directory, vms, pools=None, arguments=(), **settings):
+    def __init__(self, directory, vms, pools=None, pools_mode=None, arguments=(), **settings):
         self.directory = pathlib.Path(directory)
         self.share = self.directory / "share"
         self.state = self.directory / "state"
@@ -145,7 +151,7 @@ class Mediator:
             "share": self.share, "state_dir": self.state, "log": self.log, "log_format": "json",
             "worker": WORKER, "execution_log": self.execution_log, "poll_max_ms": 20,
             # Long: what holds an answer for a short time says so.
-            "response_hold_ms": FOREVER_MS, "unterminated_hold_ms": FOREVER_MS, **settings}
+            "response_hold_ms": FOREVER_MS, "unterminated_hold_ms": FOREVER_MS, "pools": pools_mode, **settings}
         self.vms = dict(vms)
         self.pools = dict(pools or {})
         self.process = None
@@ -225,6 +231,11 @@ class Mediator:
         status = self.end(number)
         assert status == 0, f"mediator ended with status {status}:\n{self.tail()}"
         self.wait_no_workers()
+
+    def stop_but_keep_workers(self):
+        """Where a worker of an earlier mediator still runs."""
+        status = self.end()
+        assert status == 0, f"mediator ended with status {status}:\n{self.tail()}"
 
     def kill(self):
         self.process.kill()
@@ -379,6 +390,7 @@ class Mediator:
             self.own(probe.directory)
             probe.put_raw(b"probe\n")
             self.wait_event("response", after=after, vm=PROBE)
+            probe.ready()  # the answer was read
 
     def wait_listings(self):
         """What stands in the share now has been listed."""
@@ -390,6 +402,7 @@ class Mediator:
             self.own(probe.directory)
             probe.put_raw(b"probe\n")
             self.wait_event("response", vm=vm_id)
+            probe.ready()
 
     @staticmethod
     def set_time(path, seconds):
