@@ -16,8 +16,8 @@
 
 #define CLOCK_TOLERANCE_NS (2 * CLIENT_NS_PER_S)
 
-/* An answer that nobody fetched for so long is not waited for any more. */
-#define ANSWER_STALE_NS (5 * CLIENT_NS_PER_S)
+/* The slowest known reader of answers looks once a second. */
+#define ANSWER_STALE_NS (3 * CLIENT_NS_PER_S)
 
 struct doctor {
     struct guard *guard;

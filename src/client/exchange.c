@@ -156,8 +156,7 @@ static int hung(const struct exchange *exchange, struct failure *failure)
                 exchange->directory, (double)(clock_now_ns() - exchange->step_ns) / 1e9,
                 exchange->step, left_words(exchange));
     return failure_remedy(failure, "check the network and the NFS server on the host, and `dmesg` "
-                                   "here for \"server not responding\"; a mount with soft,timeo=50 "
-                                   "gives errors in place of hanging");
+                                   "here for \"server not responding\"");
 }
 
 static int not_taken(const struct exchange *exchange, struct failure *failure)

@@ -59,6 +59,8 @@ def test_the_real_mediator_passes(mediator, place):
     host = mediator({100: ("A", 2)})
     (place / "guest").mkdir()
     guest = guests.Guest(place / "guest", vm_directory=False)
+    assert guest.run("--share", host.share, *PATIENT, "PING").code == 0
+    # Right after a request, whose answer still stands there.
     done = guest.run("--share", host.share, *PATIENT, "doctor")
     assert done.code == 0 and "pass  mediator       answered PING" in done.out, done
     guest.close()
