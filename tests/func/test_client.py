@@ -549,6 +549,9 @@ def test_a_killed_client_leaves_no_request_behind(guest):
     process.communicate()
     support.wait_until(lambda: guest.text(guest.request) == "", "withdrawal by the child")
     support.wait_until(lambda: not guest.processes_left(), "the child's end")
+    # Its lock file is the next one's, which removes it.
+    with guests.FakeMediator(guest.directory):
+        assert guest.run(*RESPONDING).code == 0
 
 
 # --- several clients ----------------------------------------------------------------------------
