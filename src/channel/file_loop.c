@@ -23,7 +23,7 @@
 #define CLEANUP_LOOK_MS 20
 
 static void look(bool listing, void *context);
-static void on_answer_read(uint32_t vm_id, void *context);
+static void on_answer_read(int handle, void *context);
 
 /* --- the VMs ------------------------------------------------------------------- */
 
@@ -95,6 +95,9 @@ static void deliver(struct file_loop *loop, struct file_vm *vm)
 {
     switch (file_vm_deliver(vm, &loop->rules)) {
     case FILE_DELIVERY_DONE:
+        vm->answer_watch = file_watch_answer(loop->watch, vm->directory.fd);
+        if (vm->answer_watch < 0)
+            file_vm_hold_answer(vm, &loop->rules);
         report_answer(loop, FILE_REPORT_ANSWERED, vm, false);
         break;
     case FILE_DELIVERY_WITHHELD:
@@ -432,12 +435,19 @@ static void on_cleanup_timer(uv_timer_t *timer)
     end_loop(loop);
 }
 
-static void on_answer_read(uint32_t vm_id, void *context)
+static void on_answer_read(int handle, void *context)
 {
-    struct file_entry *entry = find_vm(context, vm_id);
+    struct file_loop *loop = context;
+    struct file_entry *entry, *next;
 
-    if (entry)
-        entry->vm.answer_unread = false;
+    HASH_ITER (hh, loop->vms, entry, next) {
+        struct file_vm *vm = &entry->vm;
+
+        if (vm->answer_watch != handle || !vm->answer_unread)
+            continue; /* unless unread, it was a look at 0:Ready */
+        vm->answer_unread = false;
+        file_vm_hold_answer(vm, &loop->rules);
+    }
 }
 
 /* All that ran has been answered, so these wait, here or on the way to the
@@ -465,8 +475,6 @@ static void obey_stop(struct file_loop *loop, bool cleanup)
     loop->cleanup_until_ns = clock_monotonic_ns() + CLEANUP_LIMIT_NS;
     HASH_ITER (hh, loop->vms, entry, next) {
         answer_shutting_down(loop, &entry->vm);
-        if (entry->vm.directory.fd >= 0)
-            file_watch_add_reads(loop->watch, entry->vm.directory.fd);
     }
     uv_timer_start(&loop->cleanup_timer, on_cleanup_timer, CLEANUP_LOOK_MS, CLEANUP_LOOK_MS);
 }

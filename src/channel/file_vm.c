@@ -57,7 +57,8 @@ void file_vm_init(struct file_vm *vm, uint32_t vm_id, const struct directory_own
                            .owner = *owner,
                            .directory.fd = -1,
                            .journal.file.fd = -1,
-                           .watch = -1};
+                           .watch = -1,
+                           .answer_watch = -1};
     snprintf(vm->name, sizeof(vm->name), "vm%u", vm_id);
 }
 
@@ -391,10 +392,14 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
         return FILE_DELIVERY_LATER;
     }
     fault_point("answered");
-    vm->hold_until_ns = clock_monotonic_ns() + rules->response_hold_ms * NS_PER_MS;
     vm->answer_unread = true;
     finish(vm);
     return FILE_DELIVERY_DONE;
+}
+
+void file_vm_hold_answer(struct file_vm *vm, const struct file_rules *rules)
+{
+    vm->hold_until_ns = clock_monotonic_ns() + rules->response_hold_ms * NS_PER_MS;
 }
 
 void file_vm_restore_ready(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns)
@@ -478,13 +483,6 @@ static enum answer_evidence judge_answer(const struct file_vm *vm, struct file_i
     return ANSWER_CONSUMED;
 }
 
-static void hold_answer(struct file_vm *vm, const struct file_rules *rules,
-                        const struct file_identity *identity)
-{
-    vm->answer_file = *identity;
-    vm->hold_until_ns = clock_monotonic_ns() + rules->response_hold_ms * NS_PER_MS;
-}
-
 void file_vm_recover(struct file_vm *vm, const struct file_rules *rules)
 {
     struct journal_entry *entry = &vm->journal.entry;
@@ -509,7 +507,8 @@ void file_vm_recover(struct file_vm *vm, const struct file_rules *rules)
     case ANSWER_OWED:
         return; /* ANSWERING: deliver; IDLE: somebody emptied the file */
     case ANSWER_STANDS:
-        hold_answer(vm, rules, &identity);
+        vm->answer_file = identity;
+        file_vm_hold_answer(vm, rules); /* it may have been read long ago */
         break;
     case ANSWER_CONSUMED:
         break;

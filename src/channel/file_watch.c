@@ -31,8 +31,6 @@ struct file_watch {
     int share_watch;
     uint32_t poll_min_ms, poll_max_ms, interval_ms;
     uint64_t listed_ns;
-    uint32_t *ids; /* by watch handle: inotify numbers them from 1 up */
-    size_t id_count;
 };
 
 static bool is_network_file_system(const char *path)
@@ -80,9 +78,8 @@ static bool judge_event(struct file_watch *watch, const struct inotify_event *ev
         *listing = true;
         return true;
     }
-    if (event->mask & IN_CLOSE_NOWRITE) {
-        if (name_is(event, VGPU_FILE_RESPONSE) && (size_t)event->wd < watch->id_count)
-            watch->events.answer_read(watch->ids[event->wd], watch->events.context);
+    if (event->mask & IN_ACCESS) {
+        watch->events.answer_read(event->wd, watch->events.context);
         return false;
     }
     return name_is(event, VGPU_FILE_REQUEST) || name_is(event, VGPU_FILE_COMMAND);
@@ -159,24 +156,7 @@ static void descriptor_path(char path[32], int fd)
     snprintf(path, 32, "/proc/self/fd/%d", fd);
 }
 
-static bool remember_id(struct file_watch *watch, int handle, uint32_t id)
-{
-    size_t count = (size_t)handle + 64;
-    uint32_t *ids;
-
-    if ((size_t)handle >= watch->id_count) {
-        ids = realloc(watch->ids, count * sizeof(*ids));
-        if (!ids)
-            return false;
-        memset(ids + watch->id_count, 0, (count - watch->id_count) * sizeof(*ids));
-        watch->ids = ids;
-        watch->id_count = count;
-    }
-    watch->ids[handle] = id;
-    return true;
-}
-
-int file_watch_add(struct file_watch *watch, int fd, uint32_t id)
+int file_watch_add(struct file_watch *watch, int fd, uint32_t vm_id)
 {
     char path[32];
     int handle;
@@ -190,24 +170,22 @@ int file_watch_add(struct file_watch *watch, int fd, uint32_t id)
     if (handle < 0) {
         log_warning("cannot watch vm%u/ (%s): it is polled only; "
                     "fs.inotify.max_user_watches may be too low",
-                    id, strerror(errno));
-        return -1;
-    }
-    if (!remember_id(watch, handle, id)) {
-        inotify_rm_watch(watch->inotify_fd, handle);
+                    vm_id, strerror(errno));
         return -1;
     }
     return handle;
 }
 
-void file_watch_add_reads(struct file_watch *watch, int fd)
+int file_watch_answer(struct file_watch *watch, int fd)
 {
-    char path[32];
+    char path[64];
 
     if (watch->inotify_fd < 0)
-        return;
-    descriptor_path(path, fd);
-    inotify_add_watch(watch->inotify_fd, path, IN_CLOSE_NOWRITE | IN_MASK_ADD);
+        return -1;
+    /* The file itself, not its directory: an NFS server opens files by handle,
+     * and the kernel then knows no directory to tell. */
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/" VGPU_FILE_RESPONSE, fd);
+    return inotify_add_watch(watch->inotify_fd, path, IN_ACCESS | IN_ONESHOT | IN_DONT_FOLLOW);
 }
 
 void file_watch_remove(struct file_watch *watch, int handle)
@@ -236,7 +214,6 @@ static void on_closed(uv_handle_t *handle)
     if (--watch->open_handles > 0)
         return;
     fd_close(&watch->inotify_fd);
-    free(watch->ids);
     free(watch);
 }
 

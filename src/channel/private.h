@@ -160,9 +160,8 @@ struct file_watch;
 struct file_watch_events {
     /* Look now.  `listing` is true when directories may have come or gone. */
     void (*look)(bool listing, void *context);
-    /* Somebody read `response.txt` of the directory watched as `id`; only after
-     * file_watch_add_reads(). */
-    void (*answer_read)(uint32_t id, void *context);
+    /* Somebody read the answer that file_watch_answer() gave this handle. */
+    void (*answer_read)(int handle, void *context);
     void *context;
 };
 
@@ -173,13 +172,14 @@ int file_watch_new(uv_loop_t *loop, const char *share, uint32_t poll_min_ms, uin
 /* True when changes are reported (a local file system). */
 bool file_watch_is_local(const struct file_watch *watch);
 
-/* Watches the directory open as `fd`; `id` names it in answer_read().  Returns
- * a handle for file_watch_remove(), or -1 when it can only be polled. */
-int file_watch_add(struct file_watch *watch, int fd, uint32_t id);
+/* Watches the directory open as `fd`, that of VM `vm_id`.  Returns a handle for
+ * file_watch_remove(), or -1 when it can only be polled. */
+int file_watch_add(struct file_watch *watch, int fd, uint32_t vm_id);
 
-/* From now on reads are reported too.  Not from the start: a client that polls
- * for its answer would wake the channel each time. */
-void file_watch_add_reads(struct file_watch *watch, int fd);
+/* Reports the next read of response.txt in the directory open as `fd`, once:
+ * a client that goes on reading must not wake the channel each time.  Returns
+ * the handle that answer_read() names, or -1 when reads cannot be seen. */
+int file_watch_answer(struct file_watch *watch, int fd);
 void file_watch_remove(struct file_watch *watch, int handle);
 
 /* A look found work (`busy`) or none; sets the time of the next one, at most
@@ -210,6 +210,7 @@ struct file_vm {
     struct file_identity answer_file; /* response.txt with our answer in it */
     uint64_t hold_until_ns;           /* monotonic; 0: no answer is held */
     bool answer_unread;
+    int answer_watch;     /* file_watch_answer()'s handle */
     bool reconciled;      /* files and journal of an earlier mediator were brought together */
     bool trouble;         /* the share failed and it was logged */
     bool journal_trouble; /* the journal failed and it was logged */
@@ -270,6 +271,11 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
 /* Brings files and journal of an earlier mediator together.  Afterwards the
  * state is IDLE (nothing owed), ACCEPTED (run it) or ANSWERING (deliver). */
 void file_vm_recover(struct file_vm *vm, const struct file_rules *rules);
+
+/* The answer was read, or reads cannot be seen: from now on it is held for
+ * response_hold_ms.  An answer that nobody read stands until the next request:
+ * its client may be cut off by a server that is away. */
+void file_vm_hold_answer(struct file_vm *vm, const struct file_rules *rules);
 
 /* Puts 0:Ready back when the answer was held long enough. */
 void file_vm_restore_ready(struct file_vm *vm, const struct file_rules *rules, uint64_t now_ns);
