@@ -379,6 +379,9 @@ struct reader {
     struct vgpu_error *error;
     char section[64];
     uint32_t keys_seen; /* of this section, by index in its table */
+    char header[64];    /* the last line with brackets, as it stands there */
+    unsigned header_line;
+    bool header_used; /* a key came behind it */
 };
 
 static int list_position(const char *const *names, size_t count, const char *name)
@@ -441,9 +444,14 @@ static int apply_key(struct reader *reader, const char *section, const char *key
     }
     if (strncmp(section, "vm ", 3) == 0) {
         index = judge_key(reader, vm_keys, VGPU_ARRAY_LENGTH(vm_keys), key);
-        vm = index < 0 ? NULL : vm_section(config, section + 3, reader->line, reader->error);
+        vm = index < 0 ? NULL : vm_section(config, section + 3, reader->header_line, reader->error);
         return vm ? set_vm_key(vm, (size_t)index, value, reader->error) : -1;
     }
+    if (section[0] == '\0')
+        return error_set(reader->error, EINVAL,
+                         "'%s' stands before the first section: put [mediator], [pool X] or [vm N] "
+                         "above it",
+                         key);
     return error_set(reader->error, EINVAL,
                      "unknown section [%s]: expected [mediator], [pool X] or [vm N]", section);
 }
@@ -454,6 +462,7 @@ static int on_key(void *user, const char *section, const char *key, const char *
 
     if (reader->error_line)
         return 0; /* the first error is the one to tell */
+    reader->header_used = true;
     if (strcmp(section, reader->section) != 0) {
         text_copy(reader->section, sizeof(reader->section), section);
         reader->keys_seen = 0;
@@ -464,6 +473,28 @@ static int on_key(void *user, const char *section, const char *key, const char *
     return 0;
 }
 
+/* inih tells of keys only: a VM whose section has none would be forgotten. */
+static void judge_last_header(struct reader *reader)
+{
+    if (reader->header_line == 0 || reader->header_used || reader->error_line ||
+        strcmp(reader->header, "mediator") == 0)
+        return;
+    reader->error_line = reader->header_line;
+    error_set(reader->error, EINVAL, "section [%s] has no key and would not count: give it one",
+              reader->header);
+}
+
+static void note_header(struct reader *reader, const char *line)
+{
+    size_t bytes = strcspn(line + 1, "]\n") + 1; /* with its NUL */
+
+    judge_last_header(reader);
+    text_copy(reader->header, bytes < sizeof(reader->header) ? bytes : sizeof(reader->header),
+              line + 1);
+    reader->header_line = reader->line;
+    reader->header_used = false;
+}
+
 static char *read_line(char *text, int bytes, void *stream)
 {
     struct reader *reader = stream;
@@ -472,7 +503,9 @@ static char *read_line(char *text, int bytes, void *stream)
     if (!line)
         return NULL;
     reader->line++;
-    if (strlen(line) > CONFIG_LINE_MAX_BYTES && !reader->error_line) {
+    if (line[0] == '[')
+        note_header(reader, line);
+    if (strcspn(line, "\n") > CONFIG_LINE_MAX_BYTES && !reader->error_line) {
         reader->error_line = reader->line;
         error_set(reader->error, EINVAL, "line is longer than %d bytes", CONFIG_LINE_MAX_BYTES);
     }
@@ -490,7 +523,10 @@ int config_read(struct config *config, const char *path, struct vgpu_error *erro
         return error_set_errno(error, "cannot open configuration file '%s'", path);
     first_bad = ini_parse_stream(read_line, &reader, on_key, &reader);
     fclose(reader.file);
-    if (reader.error_line)
+    if (first_bad == 0)
+        judge_last_header(&reader);
+    /* What inih could not read may come first. */
+    if (reader.error_line && (first_bad == 0 || (unsigned)first_bad >= reader.error_line))
         return error_set(error, EINVAL, "%s, line %u: %s", path, reader.error_line, inner.message);
     if (first_bad != 0)
         return error_set(error, EINVAL, "%s, line %d: expected [section] or key = value", path,
