@@ -106,6 +106,7 @@ class Guest:
         self.preload = preload
         self.process = None
         self.boot_s = None
+        self.ended = False  # one object, one life
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._jobs = {}
@@ -175,6 +176,7 @@ class Guest:
         """At once, like pulling the plug: guests hold nothing that is worth a shutdown."""
         if self.process is None:
             return
+        self.ended = True
         self.process.kill()
         self._reader.join(10)
         self._port.close()

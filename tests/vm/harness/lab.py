@@ -60,7 +60,7 @@ class Lab:
     def guest(self, vm_id):
         """The guest, as it is: booted by boot(), or to be booted."""
         known = self._guests.get(vm_id)
-        if known is None or (known.process is not None and not known.alive()):
+        if known is None or known.ended or (known.process is not None and not known.alive()):
             pool, priority = self.vms[vm_id]
             known = Guest(f"vm{vm_id}", self.directory / "guests", pool, priority, vm_id,
                           namespace=self.network.namespace(self._slots[vm_id]))
@@ -83,6 +83,15 @@ class Lab:
                 raise RuntimeError(f"{guest.name}: no network or no NFS: {output}")
             guest.mount_share(SERVER, vm_id, self.hard)
         return [guest for _, guest in wanted]
+
+    def remount(self, vm_id, hard):
+        """Mounts the share anew, if it is not mounted so already."""
+        guest = self.guest(vm_id)
+        directory = f"/mnt/vgpu/vm{vm_id}"
+        wanted = ",hard," if hard else ",soft,"
+        if wanted not in guest.check(f"grep {directory} /proc/mounts"):
+            guest.check(f"umount {directory}")
+            guest.mount_share(SERVER, vm_id, hard)
 
     # --- mediator ---------------------------------------------------------------
 

@@ -19,13 +19,15 @@ class MediatorError(Exception):
 
 class Mediator:
     """vms: {vm_id: {"pool": "A", "priority": "high", "owner": "UID:GID", ...}}
-    pools: {"A": "cpu", "B": "cpu:1"}; settings: keys of [mediator].
+    pools: {"A": "cpu", "B": "cpu:1"}; pools_mode: "shared" or "independent";
+    settings: other keys of [mediator].
 
     One object is one state directory: start() after kill() is a restart, and
     the events of all its lives stand in one list.
     """
 
-    def __init__(self, directory, share, vms, pools=None, arguments=(), **settings):
+    def __init__(self, directory, share, vms, pools=None, pools_mode=None, arguments=(),
+                 **settings):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.state_dir = self.directory / "state"
@@ -40,6 +42,8 @@ class Mediator:
         settings = {
             "share": share, "state_dir": self.state_dir, "log": self.log, "log_format": "json",
             "worker": paths.worker(), "execution_log": self.execution_log, **settings}
+        if pools_mode is not None:
+            settings["pools"] = pools_mode
         self.config.write_text(self._config_text(settings, pools or {}, vms))
 
     @staticmethod
