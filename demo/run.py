@@ -95,7 +95,7 @@ def seen_by(guest):
     device = json.loads(guest.check("vgpu-client --json info"))["devices"][0]
     says = {register["name"]: register["meaning"] for register in device["registers"]}
     return (f"vgpu-stub at {device['address']}: {says['pool_id']}, "
-            f"{says['priority']}, {says['vm_id']}")
+            f"priority {says['priority']}, vm {says['vm_id']}")
 
 
 def play_round(lab, mediator, view, commands):
