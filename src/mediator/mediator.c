@@ -183,11 +183,24 @@ static void close_handle(uv_handle_t *handle, void *context)
         uv_close(handle, NULL);
 }
 
+/* From here on another signal has nothing to say: its default is to kill. */
+static void ignore_signals(void)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+}
+
 static void close_everything(struct mediator *mediator)
 {
     struct session *session, *next;
 
     mediator->closed = true;
+    ignore_signals();
     test_mode_stop(&mediator->test);
     HASH_ITER (hh, mediator->sessions, session, next)
         session_close(session);

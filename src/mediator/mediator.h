@@ -112,6 +112,7 @@ struct session {
     struct exec_worker *worker;     /* NULL: none */
     bool limit_exceeded;            /* the worker was killed for its time */
     uint64_t spawn_until_ns;        /* an old worker still ends: try so long */
+    unsigned tries_left;            /* workers that may be started for this request */
     uint64_t claim_differences;     /* requests whose claim was not the registry's */
     uv_timer_t timer;               /* operation limit, idle worker, spawn again */
     struct session *next_recovering;

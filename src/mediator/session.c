@@ -23,7 +23,11 @@
 #define SPAWN_PATIENCE_NS (5 * NS_PER_S)
 #define SPAWN_AGAIN_MS 10
 
+/* Workers that end before they begin their first request: more would not help. */
+#define SPAWN_TRIES 3
+
 static void on_timer(uv_timer_t *timer);
+static void try_to_run(struct session *session);
 
 struct session *session_new(struct mediator *mediator, uint32_t vm_id, char pool, unsigned priority,
                             bool registered, struct vgpu_error *error)
@@ -66,7 +70,8 @@ void session_queue(struct session *session, const struct channel_request *reques
     unsigned count = sched_waiting(sched, pool);
     const struct log_field fields[] = {LOG_TEXT("pool", pool_text),
                                        LOG_NUMBER("priority", priority),
-                                       LOG_NUMBER("vm", session->vm_id), LOG_NUMBER("count", count),
+                                       LOG_NUMBER("vm", session->vm_id), LOG_TEXT("command", request->command),
+        LOG_NUMBER("count", count),
                                        LOG_NUMBER("sequence", request->sequence)};
 
     log_event("QUEUE", fields, VGPU_ARRAY_LENGTH(fields),
@@ -111,6 +116,30 @@ static void on_completed(struct exec_worker *worker, uint64_t sequence,
     session_answer(session, response, device_us);
 }
 
+/* The record tells how far the worker came.  What it did not begin can run on
+ * another one; what it had done is the answer; the rest is not run twice. */
+static void settle_dead_worker(struct session *session, const char *reason)
+{
+    char path[PATH_MAX + 32];
+    struct exec_record record;
+    struct vgpu_error ignored;
+    bool known, began;
+
+    session_record_path(session, path, sizeof(path));
+    known = exec_record_read(path, &record, &ignored) == 0;
+    began = !known ||
+            (record.state != EXEC_RECORD_NONE && record.sequence == session->request.sequence);
+    if (!began)
+        try_to_run(session);
+    else if (known && began && record.state == EXEC_RECORD_DONE)
+        session_answer(session, &record.response, record.device_us);
+    else
+        answer_error(session,
+                     "worker %s while it ran this request; it was not run again, the "
+                     "next request works",
+                     reason);
+}
+
 static void on_ended(struct exec_worker *worker, uint64_t sequence, const char *reason,
                      void *context)
 {
@@ -127,15 +156,13 @@ static void on_ended(struct exec_worker *worker, uint64_t sequence, const char *
         log_debug("vm%u: worker %d %s", session->vm_id, (int)exec_worker_pid(worker), reason);
         return;
     }
-    log_warning("vm%u: worker %d %s while it ran request %llu", session->vm_id,
+    uv_timer_stop(&session->timer);
+    log_warning("vm%u: worker %d %s while it had request %llu", session->vm_id,
                 (int)exec_worker_pid(worker), reason, (unsigned long long)sequence);
     if (limit_exceeded)
         session_answer_limit(session);
     else
-        answer_error(session,
-                     "worker %s while it ran this request; it was not run again, the "
-                     "next request works",
-                     reason);
+        settle_dead_worker(session, reason);
 }
 
 static int start_worker(struct session *session, struct vgpu_error *error)
@@ -151,8 +178,13 @@ static int start_worker(struct session *session, struct vgpu_error *error)
         .execution_log = config->execution_log[0] ? config->execution_log : NULL,
     };
 
+    if (session->tries_left == 0)
+        return error_set(error, ECHILD, "%d ended before they could be used", SPAWN_TRIES);
     session_record_path(session, record_path, sizeof(record_path));
-    return exec_worker_start(&session->mediator->loop, &worker, &events, &session->worker, error);
+    if (exec_worker_start(&session->mediator->loop, &worker, &events, &session->worker, error) < 0)
+        return -1;
+    session->tries_left--;
+    return 0;
 }
 
 static void log_process(const struct session *session)
@@ -193,7 +225,7 @@ static int run_on_worker(struct session *session)
 /* Tries until an earlier worker of this VM has let go of the record. */
 static void try_to_run(struct session *session)
 {
-    struct vgpu_error error = {EBUSY, "each one ended before it could be used"};
+    struct vgpu_error error = {EBUSY, "the last one is ending"};
 
     if ((session->worker || start_worker(session, &error) == 0) && run_on_worker(session) == 0)
         return;
@@ -212,6 +244,7 @@ void session_run(struct session *session)
     session->mediator->running++;
     session->limit_exceeded = false;
     session->spawn_until_ns = clock_monotonic_ns() + SPAWN_PATIENCE_NS;
+    session->tries_left = SPAWN_TRIES;
     try_to_run(session);
 }
 

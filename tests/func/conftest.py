@@ -4,6 +4,7 @@
 `VGPU_BUILD_DIR` names the build directory whose programs are tested.
 """
 
+import os
 import pathlib
 import sys
 
@@ -15,6 +16,8 @@ import support  # noqa: E402  (the path comes first)
 
 
 def pytest_configure(config):
+    suppressions = f"suppressions={pathlib.Path(__file__).with_name('tsan.supp')}"
+    os.environ["TSAN_OPTIONS"] = f"{os.environ.get('TSAN_OPTIONS', '')}:{suppressions}"
     config.addinivalue_line("markers", "threads: drives threads that work at the same time")
     config.addinivalue_line("markers", "fault_points: needs a build with -Dfault_points=true")
 

@@ -237,6 +237,13 @@ class Mediator:
         status = self.end()
         assert status == 0, f"mediator ended with status {status}:\n{self.tail()}"
 
+    def pause(self):
+        """Stops all its threads, until SIGCONT."""
+        self.process.send_signal(signal.SIGSTOP)
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
+        wait_until(lambda: all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+                               for task in tasks.iterdir()), "the mediator stopped")
+
     def kill(self):
         self.process.kill()
         self.process.wait()
@@ -360,7 +367,13 @@ class Mediator:
         vm = self.vm(vm_id)
         vm.ready()
         vm.put(f"SPIN {FOREVER_MS}")
-        return self.wait_event("process", after=after, vm=vm_id)["worker_pid"]
+        entry = self.wait_event("process", after=after, vm=vm_id)
+        self.wait_begun(vm_id, entry["sequence"])
+        return entry["worker_pid"]
+
+    def wait_begun(self, vm_id, sequence):
+        """Until a worker has begun it: before that, another worker could take over."""
+        wait_until(lambda: (vm_id, sequence) in self.executions(), "the execution's begin")
 
     def release(self, pid):
         """Ends such a SPIN, by way of its worker."""
@@ -386,8 +399,7 @@ class Mediator:
         probe = Vm(self.share, PROBE, "A", 1)
         for _ in range(count):
             after = self.mark()
-            probe.directory.mkdir(exist_ok=True)
-            self.own(probe.directory)
+            self.make_directory(probe)
             probe.put_raw(b"probe\n")
             self.wait_event("response", after=after, vm=PROBE)
             probe.ready()  # the answer was read
@@ -398,11 +410,18 @@ class Mediator:
             self._listings += 1
             vm_id = PROBE + self._listings
             probe = Vm(self.share, vm_id, "A", 1)
-            probe.directory.mkdir()
-            self.own(probe.directory)
+            self.make_directory(probe)
             probe.put_raw(b"probe\n")
             self.wait_event("response", vm=vm_id)
             probe.ready()
+
+    def make_directory(self, vm):
+        """Made elsewhere and moved in: its owner is seen with it."""
+        if not vm.directory.exists():
+            made = self.directory / f"new-{vm.vm_id}"
+            made.mkdir()
+            self.own(made)
+            made.rename(vm.directory)
 
     @staticmethod
     def set_time(path, seconds):

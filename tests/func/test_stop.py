@@ -92,8 +92,12 @@ def test_second_signal_while_it_stops_changes_nothing(mediator):
     m.wait_event("process")
     m.process.send_signal(signal.SIGTERM)
     m.wait_message("stopping")
-    m.process.send_signal(signal.SIGINT)
-    m.stop()
+    ending = m.process
+    while ending.poll() is None:  # to the very end
+        ending.send_signal(signal.SIGINT)
+        ending.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert m.wait() == 0
     assert m.vm(1).answer() == "1:Spun 300 ms"
 
 
@@ -111,6 +115,7 @@ def test_signal_while_an_earlier_mediators_worker_still_runs_keeps_everything(me
     m.wait_event("queue", vm=2, after=after)
     m.release(pid)  # killed while it ran, both mediators and worker gone: it runs again
     pid = m.wait_event("process", vm=1, after=after)["worker_pid"]
+    wait_until(lambda: m.executions().count((1, 1)) == 2, "its second begin")
     m.release(pid)
     assert m.vm(1).wait_answer().startswith("2:worker killed")
     assert m.vm(2).wait_answer() == "1:PONG 2"
@@ -131,7 +136,7 @@ def test_cleanup_answers_waiting_requests_and_empties_files_once_answers_were_re
             "2:mediator is shutting down: send it again when it is back")
     for vm_id in (1, 2, 3):  # after the mediator began to watch for readers
         wait_until(lambda i=vm_id: not m.vm(i).read_answer(), f"vm{vm_id}'s files emptied")
-    m.stop()
+    assert m.wait() == 0
     for vm_id in (1, 2, 3):
         assert m.vm(vm_id).request.read_bytes() == m.vm(vm_id).response.read_bytes() == b""
     m.start()
@@ -149,7 +154,7 @@ def test_cleanup_waits_for_readers_but_not_for_ever(mediator):
     for _ in range(50):  # others look, the answer stays
         m.vm(2).read_answer()
     assert m.vm(1).response.stat().st_size == len("1:PONG\n")
-    m.stop()
+    assert m.wait() == 0
     assert time.monotonic() - begin > 4
     assert m.messages("not all answers were read within 5 s")
     assert m.vm(1).response.read_bytes() == b""
@@ -248,6 +253,7 @@ def test_lock_is_free_as_soon_as_a_killed_mediator_is_gone(mediator):
     m.wait_event("queue", count=2)
     m.release(pid)
     pid = m.wait_event("process", count=2)["worker_pid"]
+    wait_until(lambda: len(m.executions()) == 2, "its second begin")
     m.release(pid)
     m.vm(1).wait_answer()
 
