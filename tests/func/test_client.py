@@ -494,9 +494,14 @@ def test_what_another_wrote_is_not_withdrawn(guest):
 
 
 def test_a_timeout_may_have_decimals_and_be_tiny(guest):
-    assert guest.run("--timeout", "0.001").code == 5
-    assert guest.run("--timeout", ".05").code == 5
-    assert guest.text(guest.request) == ""
+    for timeout in ["0.001", ".05"]:
+        done = guest.run("--timeout", timeout)
+        assert done.code == 5
+        # On a busy machine there may be no time left to take the request back:
+        # then it says so.
+        if guest.text(guest.request) != "":
+            assert "may still stand" in done.err or "not known" in done.err
+            guest.request.write_text("")
 
 
 # --- signals -----------------------------------------------------------------------------------

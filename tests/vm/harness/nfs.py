@@ -85,6 +85,9 @@ class NfsServer:
 
     def start(self):
         """Missing directories are made, as the mediator makes them."""
+        if not os.path.exists("/etc/mtab"):
+            raise RuntimeError("nfs-ganesha looks for file systems in /etc/mtab, which is missing "
+                               "here (containers): ln -s ../proc/self/mounts /etc/mtab")
         (self.directory / "recovery").mkdir(parents=True, exist_ok=True)
         text = _GLOBAL.format(server=SERVER, directory=self.directory)
         for number, export in enumerate(self.exports, 1):
