@@ -42,6 +42,22 @@ static int open_file(const char *path, struct vgpu_error *error)
     return fd;
 }
 
+/* A process that was killed can leave half a line: what follows begins a new one. */
+static void end_torn_line(int fd, const char *path)
+{
+    int reader = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    off_t end = reader < 0 ? 0 : lseek(reader, 0, SEEK_END);
+    ssize_t ignored;
+    char last;
+
+    if (end > 0 && pread(reader, &last, 1, end - 1) == 1 && last != '\n') {
+        ignored = write(fd, "\n", 1);
+        (void)ignored;
+    }
+    if (reader >= 0)
+        close(reader);
+}
+
 int log_open(const char *path, enum log_format format, enum log_level level,
              struct vgpu_error *error)
 {
@@ -53,6 +69,7 @@ int log_open(const char *path, enum log_format format, enum log_level level,
         fd = open_file(path, error);
         if (fd < 0)
             return -1;
+        end_torn_line(fd, path);
     }
     log_close();
     log_state.fd = fd;

@@ -322,34 +322,31 @@ static int open_for_writing(const struct directory *directory, const char *name)
     return fd;
 }
 
-/* The text first and the cut second: in between a reader sees the new first
- * line and perhaps the rest of an older, longer one behind it. */
-static int replace_contents(int fd, const char *line, int64_t mtime_ns, struct stat *info)
+/*
+ * The text first and the cut second: in between a reader sees the new first line
+ * and perhaps the rest of an older, longer one behind it.  A client that has read
+ * it by then may have written something shorter, which must not be made longer.
+ */
+static int replace_contents(int fd, const char *text, struct stat *info)
 {
-    size_t bytes = strlen(line);
+    off_t bytes = (off_t)strlen(text);
 
-    if (fd_pwrite_all(fd, line, bytes, 0) < 0 || ftruncate(fd, (off_t)bytes) < 0)
+    if (fd_pwrite_all(fd, text, (size_t)bytes, 0) < 0 || fstat(fd, info) < 0)
         return -1;
-    if (mtime_ns >= 0) {
-        struct timespec times[2] = {
-            {.tv_nsec = UTIME_OMIT},
-            {.tv_sec = mtime_ns / (int64_t)NS_PER_S, .tv_nsec = mtime_ns % (int64_t)NS_PER_S}};
-
-        if (futimens(fd, times) < 0)
-            return -1;
-    }
-    return fstat(fd, info);
+    if (info->st_size <= bytes)
+        return 0;
+    return ftruncate(fd, bytes) < 0 ? -1 : fstat(fd, info);
 }
 
-int directory_write(const struct directory *directory, const char *name, const char *line,
-                    int64_t mtime_ns, struct file_identity *ret_identity, struct vgpu_error *error)
+int directory_write(const struct directory *directory, const char *name, const char *text,
+                    struct file_identity *ret_identity, struct vgpu_error *error)
 {
     struct stat info;
     int fd = open_for_writing(directory, name);
 
     if (fd < 0)
         return error_set_errno(error, "cannot open '%s' for writing", name);
-    if (replace_contents(fd, line, mtime_ns, &info) < 0) {
+    if (replace_contents(fd, text, &info) < 0) {
         error_set_errno(error, "cannot write '%s'", name);
         fd_close(&fd);
         return -1;
@@ -359,6 +356,20 @@ int directory_write(const struct directory *directory, const char *name, const c
         return error_set_errno(error, "cannot write '%s'", name);
     *ret_identity = identity_of(&info);
     return 0;
+}
+
+int directory_furnish(const struct directory *directory, const char *name, const char *contents,
+                      struct vgpu_error *error)
+{
+    int result, fd = create_plain(directory, name);
+
+    if (fd < 0 && errno == EEXIST)
+        return 0;
+    result = fd < 0 ? -1 : fd_pwrite_all(fd, contents, strlen(contents), 0);
+    if (result < 0)
+        error_set_errno(error, "cannot make '%s'", name);
+    fd_close(&fd);
+    return result;
 }
 
 int directory_empty(const struct directory *directory, const char *name, struct vgpu_error *error)

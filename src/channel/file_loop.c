@@ -561,13 +561,10 @@ static void furnish(struct file_vm *vm)
 {
     static const char *const names[] = {VGPU_FILE_RESPONSE, VGPU_FILE_REQUEST};
     static const char *const contents[] = {VGPU_FILE_READY "\n", ""};
-    struct file_identity ignored;
     struct vgpu_error error;
 
     for (size_t i = 0; vm->directory.fd >= 0 && i < VGPU_ARRAY_LENGTH(names); i++) {
-        if (faccessat(vm->directory.fd, names[i], F_OK, AT_SYMLINK_NOFOLLOW) < 0 &&
-            errno == ENOENT &&
-            directory_write(&vm->directory, names[i], contents[i], -1, &ignored, &error) < 0)
+        if (directory_furnish(&vm->directory, names[i], contents[i], &error) < 0)
             log_error("vm%u: %s", vm->vm_id, error.message);
     }
 }

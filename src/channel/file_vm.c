@@ -12,11 +12,12 @@
  *             5 response.txt = answer            killed around 5: the mark tells
  *             6 journal IDLE
  *
- * The mark is a time of modification that the mediator gives response.txt in
- * step 2: whole seconds, a little in the past.  As long as it is there, nobody
- * has written since, so the answer is still owed.  Once it is gone, the answer
- * was written, and the client may already have put 0:Ready back for its next
- * request: to write the answer again would give that request a wrong one.
+ * The mark is an empty line behind 0:Ready, which nobody else writes.  As long as
+ * it is there, nobody has written since, so the answer is still owed.  Once it is
+ * gone, the answer was written, and the client may already have put 0:Ready back
+ * for its next request: to write the answer again would give that request a wrong
+ * one.  (The time of modification is no mark: a process that is killed in write(2)
+ * can have changed it, and not the contents.)
  *
  * Step 2 comes before 3 so that an empty request.txt proves both.
  */
@@ -27,8 +28,8 @@
 
 #define READY_LINE VGPU_FILE_READY "\n"
 
-/* Older than any time stamp that a client's write can give. */
-#define MARK_AGE_S 2
+/* 0:Ready of a request that was taken; to be seen only until its answer. */
+#define MARKED_READY READY_LINE "\n"
 
 static const char *source_name(bool from_command_file)
 {
@@ -173,23 +174,16 @@ bool file_vm_look(struct file_vm *vm, const struct file_rules *rules, uint64_t n
 
 /* --- accepting ------------------------------------------------------------------ */
 
-static int64_t mark_of(uint64_t now_ns)
-{
-    return (int64_t)(now_ns / NS_PER_S - MARK_AGE_S) * (int64_t)NS_PER_S;
-}
-
 static void fill_entry(struct journal_entry *entry, const struct file_candidate *candidate)
 {
-    uint64_t now_ns = clock_realtime_ns();
     uint64_t sequence = entry->sequence + 1;
 
     *entry = (struct journal_entry){
         .state = JOURNAL_ACCEPTED,
         .vm_id = candidate->vm->vm_id,
         .sequence = sequence,
-        .arrival_ns = now_ns,
+        .arrival_ns = clock_realtime_ns(),
         .taken = candidate->identity,
-        .ready_mtime_ns = mark_of(now_ns),
         .from_command_file = candidate->from_command_file,
         .has_claim = !candidate->from_command_file,
         .claimed_pool = candidate->request.pool,
@@ -212,8 +206,7 @@ static void take_request(struct file_vm *vm, bool hostile)
     struct file_identity ignored;
     struct vgpu_error error;
 
-    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, READY_LINE, entry->ready_mtime_ns,
-                        &ignored, &error) < 0)
+    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, MARKED_READY, &ignored, &error) < 0)
         file_vm_report_trouble(vm, &error);
     fault_point("ready");
     if (hostile) {
@@ -378,7 +371,7 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
     struct journal_entry *entry = &vm->journal.entry;
     struct vgpu_error error;
 
-    if (vm->directory.fd < 0)
+    if (vm->directory.fd < 0 || !vm->reconciled)
         return FILE_DELIVERY_LATER;
     if (vm->take_pending)
         take_request(vm, false);
@@ -386,7 +379,7 @@ enum file_delivery file_vm_deliver(struct file_vm *vm, const struct file_rules *
         finish(vm);
         return FILE_DELIVERY_WITHHELD;
     }
-    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, entry->answer, -1, &vm->answer_file,
+    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, entry->answer, &vm->answer_file,
                         &error) < 0) {
         file_vm_report_trouble(vm, &error);
         return FILE_DELIVERY_LATER;
@@ -412,7 +405,7 @@ void file_vm_restore_ready(struct file_vm *vm, const struct file_rules *rules, u
     vm->hold_until_ns = 0;
     if (vm->directory.fd < 0 || file_vm_answer_replaced(vm, rules))
         return;
-    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, READY_LINE, -1, &ignored, &error) < 0)
+    if (directory_write(&vm->directory, VGPU_FILE_RESPONSE, READY_LINE, &ignored, &error) < 0)
         file_vm_report_trouble(vm, &error);
 }
 
@@ -464,21 +457,29 @@ static bool request_not_taken(struct file_vm *vm, const struct file_rules *rules
 }
 
 /* What response.txt says of the answer in the journal. */
-enum answer_evidence { ANSWER_OWED, ANSWER_STANDS, ANSWER_CONSUMED };
+enum answer_evidence { ANSWER_OWED, ANSWER_STANDS, ANSWER_CONSUMED, ANSWER_UNKNOWN };
 
-static enum answer_evidence judge_answer(const struct file_vm *vm, struct file_identity *identity)
+static enum answer_evidence judge_answer(struct file_vm *vm, struct file_identity *identity)
 {
-    const struct journal_entry *entry = &vm->journal.entry;
+    const char *answer = vm->journal.entry.answer;
     char text[DIRECTORY_READ_MAX_BYTES];
     struct vgpu_error error;
     size_t bytes = 0;
 
-    if (directory_read(&vm->directory, VGPU_FILE_RESPONSE, true, text, &bytes, identity, &error) !=
-        DIRECTORY_DATA)
+    switch (
+        directory_read(&vm->directory, VGPU_FILE_RESPONSE, true, text, &bytes, identity, &error)) {
+    case DIRECTORY_HOSTILE:
         return ANSWER_OWED;
-    if (bytes >= strlen(entry->answer) && memcmp(text, entry->answer, strlen(entry->answer)) == 0)
+    case DIRECTORY_FAILED:
+        file_vm_report_trouble(vm, &error);
+        return ANSWER_UNKNOWN;
+    case DIRECTORY_ABSENT: /* a client may empty or remove what it has read */
+    case DIRECTORY_DATA:
+        break;
+    }
+    if (bytes >= strlen(answer) && memcmp(text, answer, strlen(answer)) == 0)
         return ANSWER_STANDS;
-    if (identity->mtime_ns == entry->ready_mtime_ns)
+    if (bytes == strlen(MARKED_READY) && memcmp(text, MARKED_READY, bytes) == 0)
         return ANSWER_OWED;
     return ANSWER_CONSUMED;
 }
@@ -504,8 +505,11 @@ void file_vm_recover(struct file_vm *vm, const struct file_rules *rules)
     if (accepted || entry->answer[0] == '\0')
         return;
     switch (judge_answer(vm, &identity)) {
+    case ANSWER_UNKNOWN:
+        vm->reconciled = false;
+        return;
     case ANSWER_OWED:
-        return; /* ANSWERING: deliver; IDLE: somebody emptied the file */
+        return; /* to be delivered; where it was withheld, IDLE says so */
     case ANSWER_STANDS:
         vm->answer_file = identity;
         file_vm_hold_answer(vm, rules); /* it may have been read long ago */

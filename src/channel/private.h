@@ -42,7 +42,6 @@ struct journal_entry {
     uint64_t sequence;
     uint64_t arrival_ns;
     struct file_identity taken;
-    int64_t ready_mtime_ns; /* mark on response.txt: set by the mediator, by nobody since */
     uint8_t from_command_file;
     uint8_t has_claim;
     char claimed_pool;
@@ -137,13 +136,18 @@ bool directory_identify(const struct directory *directory, const char *name, boo
                         struct file_identity *ret_identity);
 
 /*
- * Makes `line` (with its newline) the contents of `name`, in place, so that a
- * reader sees the old first line or the new one.  Makes the file when it is
- * missing, replaces it when it is hostile.  `mtime_ns` >= 0 sets the time of
- * modification; *ret_identity tells the file as it is afterwards.
+ * Makes `text` (lines with their newlines) the contents of `name`, in place, so
+ * that a reader sees the old first line or the new one.  Makes the file when it is
+ * missing, replaces it when it is hostile.  *ret_identity tells the file as it is
+ * afterwards.
  */
-int directory_write(const struct directory *directory, const char *name, const char *line,
-                    int64_t mtime_ns, struct file_identity *ret_identity, struct vgpu_error *error);
+int directory_write(const struct directory *directory, const char *name, const char *text,
+                    struct file_identity *ret_identity, struct vgpu_error *error);
+
+/* Makes `name` with these contents if nothing stands there; leaves anything else
+ * alone, also what a client writes at the same time. */
+int directory_furnish(const struct directory *directory, const char *name, const char *contents,
+                      struct vgpu_error *error);
 
 /* Empties `name` if it is a plain file. */
 int directory_empty(const struct directory *directory, const char *name, struct vgpu_error *error);

@@ -171,7 +171,9 @@ static void log_ready(const struct mediator *mediator)
 void mediator_recovered(struct mediator *mediator)
 {
     mediator->recovered = true;
-    log_ready(mediator);
+    if (!mediator->ready)
+        log_ready(mediator);
+    mediator->ready = true;
 }
 
 /* --- stopping ---------------------------------------------------------------------------- */

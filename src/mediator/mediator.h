@@ -153,7 +153,7 @@ void session_close(struct session *session);
 void recovery_add(struct session *session);
 
 /* All recovered requests are known; calls mediator_recovered() when each is
- * settled, at once if there are none. */
+ * settled, at once if there are none.  Again when one comes later. */
 void recovery_start(struct mediator *mediator);
 
 /* --- test_mode.c ------------------------------------------------------------------------ */
@@ -202,7 +202,8 @@ struct mediator {
     uv_timer_t recovery_timer;
     struct session *recovering;
     uint64_t recovery_until_ns;
-    bool recovered;
+    bool recovered;   /* all recovered requests are settled */
+    bool ready;       /* for the first time */
     unsigned running; /* sessions in SESSION_RUNNING */
     bool stopping, channel_stopping, closed;
     int lock_fd;

@@ -14,8 +14,14 @@
 
 void recovery_add(struct session *session)
 {
-    session->next_recovering = session->mediator->recovering;
-    session->mediator->recovering = session;
+    struct mediator *mediator = session->mediator;
+
+    session->next_recovering = mediator->recovering;
+    mediator->recovering = session;
+    if (mediator->recovered) { /* its directory came late */
+        mediator->recovered = false;
+        recovery_start(mediator);
+    }
 }
 
 static void log_recovery(const struct session *session, const char *how)

@@ -68,11 +68,10 @@ void session_queue(struct session *session, const struct channel_request *reques
     sched_ready(sched, session->place, 1, clock_monotonic_ns());
 
     unsigned count = sched_waiting(sched, pool);
-    const struct log_field fields[] = {LOG_TEXT("pool", pool_text),
-                                       LOG_NUMBER("priority", priority),
-                                       LOG_NUMBER("vm", session->vm_id), LOG_TEXT("command", request->command),
-        LOG_NUMBER("count", count),
-                                       LOG_NUMBER("sequence", request->sequence)};
+    const struct log_field fields[] = {
+        LOG_TEXT("pool", pool_text),      LOG_NUMBER("priority", priority),
+        LOG_NUMBER("vm", session->vm_id), LOG_TEXT("command", request->command),
+        LOG_NUMBER("count", count),       LOG_NUMBER("sequence", request->sequence)};
 
     log_event("QUEUE", fields, VGPU_ARRAY_LENGTH(fields),
               "Pool %c: Added priority=%u, vm=%u, count=%u", pool, priority, session->vm_id, count);

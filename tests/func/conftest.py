@@ -92,3 +92,16 @@ def pytest_runtest_makereport(item, call):
     if report.failed and make is not None:
         for one in getattr(make, "all", []):
             report.sections.append(("mediator", one.tail()))
+
+
+@pytest.fixture
+def summary(record_property):
+    """summary(text): one line for the end of the run, and for the JUnit file."""
+    return lambda text: record_property("summary", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {text}")

@@ -74,6 +74,11 @@ class Vm:
         self.response = self.directory / "response.txt"
         self.command = self.directory / "command.txt"
 
+    def wait_directory(self):
+        """Until the mediator has made it and what belongs into it."""
+        wait_until(lambda: self.response.exists() and self.request.exists(),
+                   f"vm{self.vm_id}'s directory")
+
     def line(self, command):
         return f"{self.pool}:{self.priority}:{self.vm_id}:{command}"
 
@@ -160,6 +165,7 @@ class Mediator:
         self._log_file = None
         self._rest = b""
         self._allowed = []
+        self.kills = 0
         self._listings = 0
         self.write_config()
 
@@ -237,6 +243,12 @@ class Mediator:
         status = self.end()
         assert status == 0, f"mediator ended with status {status}:\n{self.tail()}"
 
+    def wait_killed(self):
+        """Until it has died at a fault point."""
+        self.kills += 1
+        status = self.wait()
+        assert status == -signal.SIGKILL, f"status {status}:\n{self.tail()}"
+
     def pause(self):
         """Stops all its threads, until SIGCONT."""
         self.process.send_signal(signal.SIGSTOP)
@@ -245,6 +257,7 @@ class Mediator:
                                for task in tasks.iterdir()), "the mediator stopped")
 
     def kill(self):
+        self.kills += 1
         self.process.kill()
         self.process.wait()
         self.process = None
@@ -288,13 +301,20 @@ class Mediator:
                 self._log_file = open(self.log, "rb")
             data = self._rest + self._log_file.read()
             whole, _, self._rest = data.rpartition(b"\n")
-            self._events.extend(json.loads(line) for line in whole.splitlines())
+            self._events.extend(filter(None, map(self._parse, whole.splitlines())))
             # Rotated: what comes stands in the new file.
             if not self.log.exists() or self.log.stat().st_ino == os.fstat(
                     self._log_file.fileno()).st_ino:
                 return
             self._log_file.close()
             self._log_file = None
+
+    def _parse(self, line):
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            assert self.kills, f"no JSON in the log: {line!r}"
+            return None  # kill -9 can cut a write(2) in two
 
     def mark(self):
         """A place in the log, for `after`."""

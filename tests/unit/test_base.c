@@ -275,6 +275,29 @@ static void log_follows_its_path_after_rotation(void **state)
     unit_remove_directory(top);
 }
 
+static void log_begins_a_new_line_behind_half_a_line(void **state)
+{
+    char *directory = unit_temporary_directory();
+    char path[512], *text;
+    struct vgpu_error error;
+    FILE *file;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/log", directory);
+    file = fopen(path, "we");
+    assert_non_null(file);
+    fputs("{\"time\":\"20", file);
+    fclose(file);
+    assert_int_equal(log_open(path, LOG_FORMAT_TEXT, LOG_LEVEL_INFO, &error), 0);
+    log_info("after");
+    log_close();
+    text = unit_read_file(path);
+    assert_memory_equal(text, "{\"time\":\"20\n", strlen("{\"time\":\"20\n"));
+    assert_non_null(strstr(text, "[INFO] after\n"));
+    free(text);
+    unit_remove_directory(directory);
+}
+
 static void log_that_cannot_be_opened_says_which(void **state)
 {
     struct vgpu_error error;
@@ -302,6 +325,7 @@ int main(void)
         cmocka_unit_test(log_writes_text_events_behind_a_time_stamp),
         cmocka_unit_test(log_writes_json_events_with_their_fields),
         cmocka_unit_test(log_follows_its_path_after_rotation),
+        cmocka_unit_test(log_begins_a_new_line_behind_half_a_line),
         cmocka_unit_test(log_that_cannot_be_opened_says_which),
     };
 
