@@ -382,6 +382,7 @@ struct reader {
     char header[64];    /* the last line with brackets, as it stands there */
     unsigned header_line;
     bool header_used; /* a key came behind it */
+    bool mediator_seen;
 };
 
 static int list_position(const char *const *names, size_t count, const char *name)
@@ -484,6 +485,38 @@ static void judge_last_header(struct reader *reader)
               reader->header);
 }
 
+static bool section_exists(const struct reader *reader)
+{
+    const struct config *config = reader->config;
+    const char *name = reader->header;
+    uint64_t vm_id;
+
+    if (strcmp(name, "mediator") == 0)
+        return reader->mediator_seen;
+    for (size_t i = 0; strncmp(name, "pool ", 5) == 0 && i < config->pool_count; i++) {
+        if (name[5] == config->pools[i].id && name[6] == '\0')
+            return true;
+    }
+    if (strncmp(name, "vm ", 3) != 0 || !text_parse_u64(name + 3, 1, UINT32_MAX, &vm_id))
+        return false;
+    for (size_t i = 0; i < config->vm_count; i++) {
+        if (config->vms[i].vm_id == vm_id)
+            return true;
+    }
+    return false;
+}
+
+/* The second one would change what the first one says, far from it. */
+static void judge_header(struct reader *reader)
+{
+    if (!reader->error_line && section_exists(reader)) {
+        reader->error_line = reader->header_line;
+        error_set(reader->error, EINVAL, "section [%s] stands twice", reader->header);
+    }
+    if (strcmp(reader->header, "mediator") == 0)
+        reader->mediator_seen = true;
+}
+
 static void note_header(struct reader *reader, const char *line)
 {
     size_t bytes = strcspn(line + 1, "]\n") + 1; /* with its NUL */
@@ -493,6 +526,7 @@ static void note_header(struct reader *reader, const char *line)
               line + 1);
     reader->header_line = reader->line;
     reader->header_used = false;
+    judge_header(reader);
 }
 
 static char *read_line(char *text, int bytes, void *stream)
@@ -516,13 +550,17 @@ int config_read(struct config *config, const char *path, struct vgpu_error *erro
 {
     struct vgpu_error inner = {0};
     struct reader reader = {.config = config, .error = &inner};
-    int first_bad;
+    int first_bad, failure;
 
     reader.file = fopen(path, "re");
     if (!reader.file)
         return error_set_errno(error, "cannot open configuration file '%s'", path);
     first_bad = ini_parse_stream(read_line, &reader, on_key, &reader);
+    failure = ferror(reader.file) ? errno : 0;
     fclose(reader.file);
+    if (failure)
+        return error_set(error, failure, "cannot read configuration file '%s': %s", path,
+                         strerror(failure));
     if (first_bad == 0)
         judge_last_header(&reader);
     /* What inih could not read may come first. */
@@ -595,7 +633,7 @@ static bool is_inside(const char *path, const char *directory)
 {
     size_t length = strlen(directory);
 
-    while (length > 1 && directory[length - 1] == '/')
+    while (length > 0 && directory[length - 1] == '/')
         length--;
     return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }

@@ -173,7 +173,9 @@ int test_mode_start(struct test_mode *test, struct mediator *mediator, struct vg
     test->ask = test->hold_until == 0;
     if (test->ask) {
         test->hold_until = DEFAULT_HOLD_UNTIL;
-        failure = uv_poll_init(&mediator->loop, &test->terminal, STDIN_FILENO);
+        failure = isatty(STDIN_FILENO)
+                      ? uv_poll_init(&mediator->loop, &test->terminal, STDIN_FILENO)
+                      : UV_ENOTTY;
         if (failure < 0)
             return error_set(error, -failure,
                              "--test-mode asks on the terminal, and standard input is none (%s): "
