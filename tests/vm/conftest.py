@@ -19,7 +19,8 @@ from harness import Lab, process  # noqa: E402  (the path comes first)
 process.install_cleanup()
 
 
-
+# First, because xdist's own hook reads the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Labs are made per file: keep a file's tests on one worker (--dist loadgroup)."""
     for item in items:
