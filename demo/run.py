@@ -23,6 +23,7 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -158,8 +159,8 @@ def main():
         screen.say("demo: interrupted, all was cleaned up")
         return 130
     except Exception as error:  # noqa: BLE001  (a demo ends with a verdict, whatever happens)
-        screen.say(screen.colour("bad", str(error)))
-        screen.say(f"demo: could not be played: {type(error).__name__}")
+        traceback.print_exc(limit=-2, file=sys.stdout)
+        screen.say(screen.colour("bad", f"demo: could not be played: {error!r}"))
         return 1
     screen.say(screen.colour("good" if fine else "bad", text))
     return 0 if fine else 1

@@ -153,34 +153,68 @@ static void recover_vm(struct file_loop *loop, struct file_vm *vm)
         deliver(loop, vm);
 }
 
+/* A fresh directory gets the two files that a client expects. */
+static void furnish(struct file_vm *vm)
+{
+    static const char *const names[] = {VGPU_FILE_RESPONSE, VGPU_FILE_REQUEST};
+    static const char *const contents[] = {VGPU_FILE_READY "\n", ""};
+    struct vgpu_error error;
+
+    for (size_t i = 0; vm->directory.fd >= 0 && i < VGPU_ARRAY_LENGTH(names); i++) {
+        if (directory_furnish(&vm->directory, names[i], contents[i], &error) < 0)
+            log_error("vm%u: %s", vm->vm_id, error.message);
+    }
+}
+
 static void add_unregistered(struct file_loop *loop, uint32_t vm_id)
 {
     static const struct directory_owner unknown = {(uid_t)-1, (gid_t)-1, 0600};
     struct file_entry *entry;
     struct vgpu_error error;
-    struct stat info;
 
-    if (add_vm(loop, vm_id, &unknown, false, &entry, &error) < 0) {
+    if (add_vm(loop, vm_id, &unknown, false, &entry, &error) < 0)
         log_error("vm%u: %s", vm_id, error.message);
-        return;
-    }
-    if (entry->vm.unusable)
-        return;
-    open_directory(loop, &entry->vm);
-    /* Files that are made there belong to whoever owns the directory. */
-    if (entry->vm.directory.fd >= 0 && fstat(entry->vm.directory.fd, &info) == 0)
-        entry->vm.directory.owner = (struct directory_owner){info.st_uid, info.st_gid, 0600};
-    recover_vm(loop, &entry->vm);
 }
 
-static void refresh_directory(struct file_loop *loop, struct file_vm *vm)
+/* Files that are made there belong to whoever owns the directory. */
+static void adopt_owner(struct file_vm *vm)
 {
+    struct stat info;
+
+    if (fstat(vm->directory.fd, &info) == 0)
+        vm->directory.owner = (struct directory_owner){info.st_uid, info.st_gid, 0600};
+}
+
+/* A registered VM's directory is made when it is missing, whenever that is.
+ * Returns true when it is another one than before. */
+static bool refresh_directory(struct file_loop *loop, struct file_vm *vm)
+{
+    struct vgpu_error error;
+
+    if (vm->unusable)
+        return false;
     if (vm->directory.fd >= 0 && directory_replaced(&vm->directory, loop->share_fd, vm->name))
         close_directory(loop, vm);
-    if (vm->directory.fd < 0)
-        open_directory(loop, vm);
+    if (vm->directory.fd >= 0 || loop->share_trouble)
+        return false;
+    if (vm->registered && directory_make(loop->share_fd, vm->name, &vm->owner, &error) < 0)
+        file_vm_report_trouble(vm, &error);
+    open_directory(loop, vm);
+    if (vm->directory.fd >= 0 && !vm->registered)
+        adopt_owner(vm);
+    return vm->directory.fd >= 0;
+}
+
+static void refresh_vm(struct file_loop *loop, struct file_vm *vm)
+{
+    bool is_new = refresh_directory(loop, vm);
+
+    if (!vm->met)
+        return;
     if (vm->directory.fd >= 0 && !vm->reconciled)
         file_vm_recover(vm, &loop->rules); /* it was not there at the start */
+    if (is_new)
+        furnish(vm);
 }
 
 /* --- the share itself ---------------------------------------------------------------- */
@@ -219,19 +253,6 @@ static int watch_share(struct file_loop *loop, struct vgpu_error *error)
     return 0;
 }
 
-static int make_directories(struct file_loop *loop, struct vgpu_error *error)
-{
-    struct file_entry *entry, *next;
-
-    HASH_ITER (hh, loop->vms, entry, next) {
-        const struct file_vm *vm = &entry->vm;
-
-        if (vm->registered && directory_make(loop->share_fd, vm->name, &vm->owner, error) < 0)
-            return -1;
-    }
-    return 0;
-}
-
 /* The path names another directory now: it was mounted, or made again. */
 static int change_share(struct file_loop *loop, struct vgpu_error *error)
 {
@@ -247,13 +268,13 @@ static int change_share(struct file_loop *loop, struct vgpu_error *error)
     }
     HASH_ITER (hh, loop->vms, entry, next) {
         directory_close(&entry->vm.directory);
-        entry->vm.watch = -1; /* gone with the old watch */
+        entry->vm.watch = entry->vm.answer_watch = -1; /* gone with the old watch */
     }
     file_watch_stop(old);
     fd_close(&loop->share_fd);
     loop->share_fd = fd;
     log_info("share '%s' is another directory now", loop->config->share);
-    return make_directories(loop, error);
+    return 0;
 }
 
 static void refresh_share(struct file_loop *loop)
@@ -274,17 +295,14 @@ static void refresh_share(struct file_loop *loop)
     loop->share_trouble = result < 0;
 }
 
-static void list_share(struct file_loop *loop)
+/* Adds the VMs whose directories nobody has registered. */
+static void find_unregistered(struct file_loop *loop)
 {
-    struct file_entry *entry, *next;
     const struct dirent *found;
     uint32_t vm_id;
     DIR *listing;
     int fd;
 
-    refresh_share(loop);
-    HASH_ITER (hh, loop->vms, entry, next)
-        refresh_directory(loop, &entry->vm);
     fd = openat(loop->share_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     listing = fd >= 0 ? fdopendir(fd) : NULL;
     if (!listing) {
@@ -296,6 +314,27 @@ static void list_share(struct file_loop *loop)
             add_unregistered(loop, vm_id);
     }
     closedir(listing);
+}
+
+/* The first time that a VM is met: what an earlier mediator owes it. */
+static void meet_vm(struct file_loop *loop, struct file_vm *vm)
+{
+    vm->met = true;
+    recover_vm(loop, vm);
+    furnish(vm);
+}
+
+static void list_share(struct file_loop *loop)
+{
+    struct file_entry *entry, *next;
+
+    refresh_share(loop);
+    find_unregistered(loop);
+    HASH_ITER (hh, loop->vms, entry, next) {
+        refresh_vm(loop, &entry->vm);
+        if (!entry->vm.met)
+            meet_vm(loop, &entry->vm);
+    }
 }
 
 /* --- looking --------------------------------------------------------------------------- */
@@ -362,8 +401,10 @@ static void look(bool listing, void *context)
     if (listing)
         list_share(loop);
     found = calloc(HASH_COUNT(loop->vms) + 1, sizeof(*found));
-    if (!found)
+    if (!found) {
+        file_watch_looked(loop->watch, false, UINT32_MAX);
         return;
+    }
     used = collect(loop, found, &deadline_ns);
     qsort(found, used, sizeof(*found), compare_found);
     /* All are accepted before the first is reported, so that the scheduler
@@ -524,7 +565,7 @@ static int open_places(struct file_loop *loop, const struct file_channel_config 
 static int add_registered(struct file_loop *loop, const struct file_channel_config *config,
                           struct vgpu_error *error)
 {
-    struct file_entry *entry;
+    struct file_entry *entry, *next;
 
     for (size_t i = 0; i < config->vm_count; i++) {
         const struct file_channel_vm *vm = &config->vms[i];
@@ -533,7 +574,11 @@ static int add_registered(struct file_loop *loop, const struct file_channel_conf
         if (add_vm(loop, vm->vm_id, &owner, true, &entry, error) < 0)
             return -1;
     }
-    return make_directories(loop, error);
+    HASH_ITER (hh, loop->vms, entry, next) {
+        if (directory_make(loop->share_fd, entry->vm.name, &entry->vm.owner, error) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *config,
@@ -556,19 +601,6 @@ int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *
     return watch_share(loop, error);
 }
 
-/* A fresh directory gets the two files that a client expects. */
-static void furnish(struct file_vm *vm)
-{
-    static const char *const names[] = {VGPU_FILE_RESPONSE, VGPU_FILE_REQUEST};
-    static const char *const contents[] = {VGPU_FILE_READY "\n", ""};
-    struct vgpu_error error;
-
-    for (size_t i = 0; vm->directory.fd >= 0 && i < VGPU_ARRAY_LENGTH(names); i++) {
-        if (directory_furnish(&vm->directory, names[i], contents[i], &error) < 0)
-            log_error("vm%u: %s", vm->vm_id, error.message);
-    }
-}
-
 static int compare_arrival(const void *left, const void *right)
 {
     const struct file_vm *a = *(struct file_vm *const *)left;
@@ -583,25 +615,24 @@ static int compare_arrival(const void *left, const void *right)
 static void recover(struct file_loop *loop)
 {
     const struct file_report done = {.type = FILE_REPORT_RECOVERED};
-    struct file_vm **vms = calloc(HASH_COUNT(loop->vms) + 1, sizeof(struct file_vm *));
     struct file_entry *entry, *next;
+    struct file_vm **vms;
     size_t count = 0;
 
+    find_unregistered(loop); /* they may be owed something too */
+    vms = calloc(HASH_COUNT(loop->vms) + 1, sizeof(struct file_vm *));
     if (!vms) {
         log_error("file channel: out of memory");
         abort();
     }
     HASH_ITER (hh, loop->vms, entry, next) {
-        open_directory(loop, &entry->vm);
+        refresh_directory(loop, &entry->vm);
         vms[count++] = &entry->vm;
     }
     qsort(vms, count, sizeof(struct file_vm *), compare_arrival);
-    for (size_t i = 0; i < count; i++) {
-        recover_vm(loop, vms[i]);
-        furnish(vms[i]);
-    }
+    for (size_t i = 0; i < count; i++)
+        meet_vm(loop, vms[i]);
     free(vms);
-    list_share(loop); /* unregistered VMs of an earlier mediator */
     loop->report(&done, loop->context);
     loop->flush(loop->context);
 }

@@ -124,11 +124,11 @@ static bool look_at_file(struct file_vm *vm, const struct file_rules *rules, boo
     switch (directory_read(&vm->directory, source_name(command_file), rules->force_open, text,
                            &bytes, &candidate->identity, &candidate->error)) {
     case DIRECTORY_DATA:
-        return !file_identity_equal(&vm->handled, &candidate->identity) &&
+        return !file_identity_equal(&vm->handled[command_file], &candidate->identity) &&
                judge_text(vm, rules, now_ns, text, bytes, candidate);
     case DIRECTORY_HOSTILE:
         candidate->hostile = candidate->refused = true;
-        return !file_identity_equal(&vm->handled, &candidate->identity);
+        return !file_identity_equal(&vm->handled[command_file], &candidate->identity);
     case DIRECTORY_FAILED:
         file_vm_report_trouble(vm, &candidate->error);
         *failed = true;
@@ -211,7 +211,7 @@ static void take_request(struct file_vm *vm, bool hostile)
     fault_point("ready");
     if (hostile) {
         if (directory_remove_hostile(&vm->directory, source) < 0)
-            vm->handled = entry->taken;
+            vm->handled[entry->from_command_file] = entry->taken;
     } else if (directory_take(&vm->directory, source, &entry->taken, &error) < 0) {
         vm->take_pending = true;
         file_vm_report_trouble(vm, &error);
@@ -359,7 +359,7 @@ static bool client_moved_on(struct file_vm *vm, const struct file_rules *rules)
 static void finish(struct file_vm *vm)
 {
     if (vm->take_pending) /* it will be seen again, and must not be taken again */
-        vm->handled = vm->journal.entry.taken;
+        vm->handled[vm->journal.entry.from_command_file] = vm->journal.entry.taken;
     vm->take_pending = false;
     vm->journal.entry.state = JOURNAL_IDLE;
     store_unsynced(vm);
@@ -499,7 +499,7 @@ void file_vm_recover(struct file_vm *vm, const struct file_rules *rules)
     if (accepted && request_not_taken(vm, rules, &hostile))
         take_request(vm, hostile);
     else if (!accepted && entry->standing && request_not_taken(vm, rules, &hostile))
-        vm->handled = entry->taken;
+        vm->handled[entry->from_command_file] = entry->taken;
     if (accepted && entry->answer[0] != '\0')
         begin_answering(vm);
     if (accepted || entry->answer[0] == '\0')

@@ -210,11 +210,12 @@ struct file_vm {
         struct file_identity identity;
         uint64_t since_ns;            /* monotonic; 0: none */
     } unterminated[2];                /* in request.txt and in command.txt */
-    struct file_identity handled;     /* taken or refused, but it could not be removed */
+    struct file_identity handled[2];  /* in each: taken or refused, but it cannot be removed */
     struct file_identity answer_file; /* response.txt with our answer in it */
     uint64_t hold_until_ns;           /* monotonic; 0: no answer is held */
     bool answer_unread;
     int answer_watch;     /* file_watch_answer()'s handle */
+    bool met;             /* what an earlier mediator owed it is known */
     bool reconciled;      /* files and journal of an earlier mediator were brought together */
     bool trouble;         /* the share failed and it was logged */
     bool journal_trouble; /* the journal failed and it was logged */

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* The file channel holds one operation a VM; the grant's time is the bound that
@@ -263,6 +264,29 @@ static void on_signal(uv_signal_t *handle, int number)
 
 /* --- starting ------------------------------------------------------------------------------ */
 
+/* A VM's directory and journal are held open; its worker has a socket, and libuv
+ * and the record need two more while it starts. */
+#define DESCRIPTORS_A_VM 5u
+#define DESCRIPTORS_BESIDES 64u
+
+static int raise_descriptor_limit(const struct config *config, struct vgpu_error *error)
+{
+    rlim_t wanted = DESCRIPTORS_A_VM * config->vm_count + DESCRIPTORS_BESIDES;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return error_set_errno(error, "cannot read the limit of open files");
+    if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
+        return error_set(error, EMFILE,
+                         "%zu VMs need %llu open files, and the hard limit is %llu: raise it "
+                         "(ulimit -Hn, LimitNOFILE= in the unit)",
+                         config->vm_count, (unsigned long long)wanted,
+                         (unsigned long long)limit.rlim_max);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit); /* unregistered VMs want some too */
+    return 0;
+}
+
 /* Two mediators on one state directory would answer each request twice. */
 static int take_lock(struct mediator *mediator, struct vgpu_error *error)
 {
@@ -381,9 +405,12 @@ static int start_all(struct mediator *mediator, struct vgpu_error *error)
     };
     const struct mediator_options *options = &mediator->options;
 
-    if (take_lock(mediator, error) < 0 || start_sched(mediator, error) < 0 ||
-        make_channel(mediator, error) < 0)
+    if (raise_descriptor_limit(mediator->config, error) < 0 || take_lock(mediator, error) < 0 ||
+        start_sched(mediator, error) < 0 || make_channel(mediator, error) < 0)
         return -1;
+    if (options->hold_until > mediator->config->vm_count && !mediator->config->accept_unregistered)
+        log_warning("--hold-until %u: only %zu VMs are registered, so nothing will ever run",
+                    options->hold_until, mediator->config->vm_count);
     if (options->test_mode || options->hold_until > 0) {
         mediator->test.hold_until = options->hold_until;
         mediator->test.prefer_vm = options->prefer_vm;

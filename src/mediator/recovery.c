@@ -39,6 +39,22 @@ static bool overstays(const struct mediator *mediator)
     return clock_monotonic_ns() > mediator->recovery_until_ns;
 }
 
+/* The process id comes from a worker, so it is looked at before it is believed. */
+static bool is_worker(pid_t pid)
+{
+    char path[32], name[16] = "";
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    file = fopen(path, "re");
+    if (!file)
+        return false;
+    if (!fgets(name, sizeof(name), file))
+        name[0] = '\0';
+    fclose(file);
+    return strncmp(name, "vgpu-w", strlen("vgpu-w")) == 0;
+}
+
 /* Returns true when the session's request needs no more waiting. */
 static bool settle(struct session *session)
 {
@@ -54,7 +70,7 @@ static bool settle(struct session *session)
         return true;
     }
     if (held > 0) {
-        if (overstays(session->mediator) && record.worker_pid > 1) {
+        if (overstays(session->mediator) && record.worker_pid > 1 && is_worker(record.worker_pid)) {
             log_warning("vm%u: worker %d of an earlier mediator runs beyond its limit: ending it",
                         session->vm_id, (int)record.worker_pid);
             session->limit_exceeded = true;

@@ -21,7 +21,6 @@ def check(path, *options):
     ("[vm 7]\npool=A\n", "2 pools, 1 VMs"),
     ("[vm 7]\npool = A ; with a comment\n\n; another\n# and one more\n[vm 8]\npriority: HIGH\n",
      "2 pools, 2 VMs"),
-    ("[vm 7]\npool=A\n[vm 7]\nname=the same\n", "2 pools, 1 VMs"),
     ("[pool C]\ndevice=cpu:3\n[vm 7]\npool=C\n", "1 pools, 1 VMs"),
     ("[vm 4294967295]\nmode=0770\nowner=1:2\n", "2 pools, 1 VMs"),
     ("[mediator]\n#" + 197 * "x" + "\n[vm 7]\npool=A\n", "2 pools, 1 VMs"),

@@ -9,7 +9,7 @@ import stat
 import threading
 
 import pytest
-from support import wait_until
+from support import READY, wait_until
 
 SECRET = "secret of somebody else\n"
 
@@ -348,17 +348,31 @@ def test_link_in_the_place_of_a_vms_directory_is_not_followed(two):
         assert vm.ask("PING back") == "1:PONG back"
 
 
-def test_directory_removed_and_made_again_works_again(two):
+def test_directory_that_is_removed_is_made_and_furnished_again(two):
     m, vm = two, two.vm(1)
-    m.allow_error(r"vm1: .*'vm1'")
+    m.allow_error(r"vm1: .*")
     assert vm.ask("PING before") == "1:PONG before"
     with Neighbour(m.vm(2)):
         for path in vm.directory.iterdir():
             path.unlink()
         vm.directory.rmdir()
-        m.wait_listings()
-        vm.directory.mkdir()
+        wait_until(lambda: vm.response.exists() and vm.response.read_text() == READY + "\n",
+                   "its files again")
         assert vm.ask("PING after") == "1:PONG after"
+
+
+def test_directories_in_the_place_of_both_files_are_refused_once_each(two):
+    """They cannot be removed: each look finds both again."""
+    m, vm = two, two.vm(1)
+    for path in [vm.request, vm.command]:
+        path.unlink(missing_ok=True)
+        ready = vm.directory / "ready"
+        ready.mkdir()
+        (ready / "file").touch()
+        ready.rename(path)
+    m.wait_event("refused", vm=1, count=2)
+    m.wait_looks(10)
+    assert len(m.events("refused", vm=1)) == 2
 
 
 def test_answer_waits_for_a_directory_that_went_away_meanwhile(two):
@@ -372,7 +386,6 @@ def test_answer_waits_for_a_directory_that_went_away_meanwhile(two):
     m.wait_listings()
     m.release(pid)
     m.wait_event("process", vm=1)
-    vm.directory.mkdir()
     assert vm.wait_answer() == "1:PONG kept"
 
 
