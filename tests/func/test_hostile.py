@@ -474,7 +474,7 @@ def test_request_that_can_neither_be_written_nor_removed_is_taken_only_once(unpr
 
 
 def test_response_file_that_cannot_be_written_is_replaced(unprivileged):
-    m, vm = unprivileged, unprivileged.vm(1)
+    vm = unprivileged.vm(1)
     vm.response.chmod(0o444)
     vm.put("PING")
     assert vm.wait_answer() == "1:PONG"

@@ -216,8 +216,10 @@ def test_cleanup_harms_nothing_that_a_guest_put_there(mediator):
     vm = m.vm(1)
     secret = m.directory / "secret"
     secret.write_text("secret")
-    vm.command.mkdir()
-    (vm.command / "leaf").write_text("leaf")
+    ready = vm.directory / "ready"  # an empty one would be removed
+    ready.mkdir()
+    (ready / "leaf").write_text("leaf")
+    ready.rename(vm.command)
     assert vm.wait_answer() == "2:command.txt is a directory: put a plain file there"
     vm.response.unlink()
     vm.response.symlink_to(secret)
