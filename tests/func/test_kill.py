@@ -146,7 +146,7 @@ def test_every_request_has_one_matching_answer_over_200_kills_of_the_mediator(me
     rng.shuffle(rounds)
     begin = time.monotonic()
     m.start()
-    start_s = time.monotonic() - begin
+    start_s = min(time.monotonic() - begin, 0.05)
     with Clients(m, old={5, 6}) as clients:
         for i, round_ in enumerate(rounds):
             m.kill()

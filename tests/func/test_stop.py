@@ -20,11 +20,11 @@ pytestmark = pytest.mark.threads
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_is_answered_and_waiting_is_kept_for_the_next_start(mediator, number):
     m = mediator(vms={1: ("A", 1), 2: ("A", 0), 3: ("A", 2), 4: ("A", 0)})
-    m.vm(1).put("SPIN 300")
+    m.vm(1).put("SPIN 1000")
     m.wait_event("process", vm=1)
     m.queue(2, 3, 4)
     m.stop(number)
-    assert m.vm(1).answer() == "1:Spun 300 ms"
+    assert m.vm(1).answer() == "1:Spun 1000 ms"
     assert m.order() == [1]
     assert [m.vm(i).answer() for i in (2, 3, 4)] == [None, None, None]
     after = m.mark()
@@ -37,13 +37,15 @@ def test_running_is_answered_and_waiting_is_kept_for_the_next_start(mediator, nu
 
 def test_unregistered_vms_keep_their_order_of_arrival_over_a_restart(mediator):
     m = mediator(vms={1: ("A", 1)}, unregistered="accept")
-    m.vm(1).put("SPIN 300")
-    m.wait_event("process", vm=1)
+    pid = m.occupy(1)
     strangers = [31, 7, 22, 15, 9, 40, 3, 18]
     for stranger in strangers:
         m.vm(stranger).directory.mkdir()
         m.queue(stranger)
-    m.stop()
+    m.process.send_signal(signal.SIGTERM)
+    m.wait_message("stopping")
+    m.release(pid)
+    assert m.wait() == 0
     after = m.mark()
     m.start()
     for stranger in strangers:
@@ -168,11 +170,11 @@ def test_signal_while_an_earlier_mediators_worker_still_runs_keeps_everything(me
 
 def test_cleanup_answers_waiting_requests_and_empties_files_once_answers_were_read(mediator):
     m = mediator(vms={1: ("A", 1), 2: ("A", 0), 3: ("A", 2)}, arguments=["--cleanup"])
-    m.vm(1).put("SPIN 300")
+    m.vm(1).put("SPIN 1000")
     m.wait_event("process")
     m.queue(2, 3)
     m.process.send_signal(signal.SIGTERM)
-    assert m.vm(1).wait_answer() == "1:Spun 300 ms"
+    assert m.vm(1).wait_answer() == "1:Spun 1000 ms"
     for vm_id in (2, 3):
         assert m.vm(vm_id).wait_answer() == (
             "2:mediator is shutting down: send it again when it is back")
