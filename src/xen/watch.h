@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the watcher knows (watch.c). */
+#ifndef VGPU_XEN_WATCH_H
+#define VGPU_XEN_WATCH_H
+
+#include "mediator/mediator.h"
+#include "store/store.h"
+#include "vgpu/vgpu.h"
+#include "xen/xen.h"
+#include "xenbus.h"
+
+#include <sys/queue.h>
+#include <sys/types.h>
+
+struct watch_session {
+    LIST_ENTRY(watch_session) link;
+    struct watch_domain *domain;
+    char name[VGPU_XEN_NAME_CHARS + 1];
+    pid_t pid;      /* of its broker; 0: none */
+    int control_fd; /* to it; -1: none */
+    bool is_over;   /* the guest has been told, and is to take it back */
+    uint64_t over_ns;
+};
+
+struct watch_domain {
+    LIST_ENTRY(watch_domain) link;
+    unsigned id;
+    bool is_served; /* it is a VM of ours, and has been told so */
+    uint32_t vm_id;
+    uint64_t starts; /* bucket */
+    uint32_t session_count;
+    LIST_HEAD(, watch_session) sessions;
+};
+
+struct watch {
+    struct xenbus bus;
+    int signal_fd;
+    unsigned own_domain;
+    struct config config;
+    struct bucket_rate start_rate; /* of sessions, each domain's */
+    LIST_HEAD(, watch_domain) domains;
+};
+
+#endif /* VGPU_XEN_WATCH_H */
