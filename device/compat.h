@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What differs between the QEMUs that the device is built for: 4.2 (XCP-ng),
- * 7.2 (Debian 12) and 10.x.  vgpu_stub.c asks for a name from here and never
- * for a version.
+ * 7.2 (Debian 12) and 10.x.  The device's files ask for a name from here and
+ * never for a version.
  */
 #ifndef VGPU_DEVICE_COMPAT_H
 #define VGPU_DEVICE_COMPAT_H
@@ -19,13 +19,31 @@
 #else
 #include "hw/pci/pci.h"
 #endif
+#include "chardev/char-fe.h"
 #include "hw/qdev-properties.h"
+#if VGPU_QEMU_AT_LEAST(5, 2)
+#include "hw/qdev-properties-system.h"
+#endif
+#if VGPU_QEMU_AT_LEAST(10, 0)
+#include "system/hostmem.h"
+#include "system/kvm.h"
+#else
+#include "sysemu/hostmem.h"
+#include "sysemu/kvm.h"
+#endif
 #include "migration/blocker.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "qemu/log.h"
 #include "qemu/module.h"
+
+/* --- the C library of XCP-ng's build (glibc 2.17) does not know sealed files --- */
+
+#ifndef F_GET_SEALS
+#define F_GET_SEALS 1034
+#define F_SEAL_SHRINK 0x0002
+#endif
 
 /* --- properties: constant and without an end mark since 10.0 --- */
 
@@ -56,6 +74,30 @@ static inline bool vgpu_compat_may_set(Object *obj, const char *name,
     }
 #endif
     return true;
+}
+
+/* --- chardevs and objects --- */
+
+#if VGPU_QEMU_AT_LEAST(10, 2)
+#define VgpuChardev CharFrontend
+#else
+#define VgpuChardev CharBackend
+#endif
+
+#if VGPU_QEMU_AT_LEAST(5, 0)
+#define VgpuChardevEvent QEMUChrEvent
+#else
+#define VgpuChardevEvent int
+#endif
+
+/* The id that the user gave it; g_free it. */
+static inline char *vgpu_compat_id(Object *obj)
+{
+#if VGPU_QEMU_AT_LEAST(5, 1)
+    return g_strdup(object_get_canonical_path_component(obj));
+#else
+    return object_get_canonical_path_component(obj);
+#endif
 }
 
 /* --- classes --- */
@@ -100,6 +142,22 @@ static inline void vgpu_compat_unblock_migration(Error **reason)
     migrate_del_blocker(*reason);
     error_free(*reason);
     *reason = NULL;
+#endif
+}
+
+/* --- MSI routes of KVM: in batches since 7.0 --- */
+
+/* The new route's number, or -errno; it counts at once. */
+static inline int vgpu_compat_add_msi_route(int vector, PCIDevice *pci)
+{
+#if VGPU_QEMU_AT_LEAST(7, 0)
+    KVMRouteChange change = kvm_irqchip_begin_route_changes(kvm_state);
+    int virq = kvm_irqchip_add_msi_route(&change, vector, pci);
+
+    kvm_irqchip_commit_route_changes(&change);
+    return virq;
+#else
+    return kvm_irqchip_add_msi_route(kvm_state, vector, pci);
 #endif
 }
 

@@ -13,42 +13,16 @@
  *                     realize: identity --> POOL_ID, PRIORITY, VM_ID
  *                          |
  *   BAR0  4 KiB registers  |  read/write --> check width --> one register
- *   BAR1  MSI-X            (not yet: CAPS has no VGPU_CAP_MSIX)
- *   BAR2  window           (not yet: CAPS has no VGPU_CAP_WINDOW)
+ *
+ * and, with memdev= and chardev=, also (vgpu_window.c, vgpu_link.c):
+ *
+ *   BAR1  MSI-X            |  completion, configuration changed
+ *   BAR2  window           |  shared with the workers on the host
  *
  * Guests are hostile: any access of any width at any offset has a defined
  * result, costs constant time and can harm only the guest's own registers.
  */
-#include "compat.h"
-#include "vgpu/regs.h"
-
-#define TYPE_VGPU_STUB "vgpu-stub"
-#define VGPU_STUB(obj) OBJECT_CHECK(VgpuStubState, (obj), TYPE_VGPU_STUB)
-
-#define VGPU_BAR_REGISTERS 0
-
-typedef struct VgpuStubState {
-    PCIDevice parent_obj;
-
-    MemoryRegion registers;
-    Error *migration_blocker;
-
-    /* As the user wrote them; checked and turned into numbers by realize. */
-    char *pool_text;
-    char *priority_text;
-
-    /* Identity: survives a reset. */
-    uint32_t pool_id;
-    uint32_t priority;
-    uint32_t vm_id;
-
-    /* What the guest can change: back to zero at each reset. */
-    uint32_t error;
-    uint32_t irq_mask;
-    uint32_t irq_status;
-    uint32_t doorbells;
-    uint32_t scratch;
-} VgpuStubState;
+#include "vgpu_stub.h"
 
 /* --- registers --- */
 
@@ -77,18 +51,44 @@ static bool vgpu_stub_access_ok(VgpuStubState *s, hwaddr offset, unsigned size)
     return false;
 }
 
+/* Registers that come once a slot exist for the slots that there are. */
+static bool vgpu_stub_slot_of(VgpuStubState *s, hwaddr offset, hwaddr first,
+                              uint32_t *ret_slot)
+{
+    if (offset < first || offset >= first + 4 * s->slot_count) {
+        return false;
+    }
+    *ret_slot = (offset - first) / 4;
+    return true;
+}
+
+static uint32_t vgpu_stub_status(VgpuStubState *s)
+{
+    return VGPU_STATUS_READY | (s->link.welcome ? VGPU_STATUS_HOST : 0) |
+           (s->resetting ? VGPU_STATUS_RESETTING : 0);
+}
+
+static uint32_t vgpu_stub_caps(VgpuStubState *s)
+{
+    return (s->slot_count ? VGPU_CAP_WINDOW : 0) |
+           (s->has_msix ? VGPU_CAP_MSIX : 0);
+}
+
 static uint64_t vgpu_stub_read(void *opaque, hwaddr offset, unsigned size)
 {
     VgpuStubState *s = opaque;
+    uint32_t slot;
 
     if (!vgpu_stub_access_ok(s, offset, size)) {
         return UINT64_MAX;
     }
     switch (offset) {
     case VGPU_REG_DOORBELL:
+    case VGPU_REG_SESSION_OPEN:
+    case VGPU_REG_SESSION_CLOSE:
         return 0;
     case VGPU_REG_STATUS:
-        return VGPU_STATUS_READY;
+        return vgpu_stub_status(s);
     case VGPU_REG_POOL_ID:
         return s->pool_id;
     case VGPU_REG_PRIORITY:
@@ -100,9 +100,11 @@ static uint64_t vgpu_stub_read(void *opaque, hwaddr offset, unsigned size)
     case VGPU_REG_VERSION:
         return VGPU_VERSION;
     case VGPU_REG_CAPS:
+        return vgpu_stub_caps(s);
     case VGPU_REG_WINDOW_LO:
+        return (uint32_t)s->window_bytes;
     case VGPU_REG_WINDOW_HI:
-        return 0;
+        return s->window_bytes >> 32;
     case VGPU_REG_ERROR:
         return s->error;
     case VGPU_REG_IRQ_MASK:
@@ -113,10 +115,44 @@ static uint64_t vgpu_stub_read(void *opaque, hwaddr offset, unsigned size)
         return s->doorbells;
     case VGPU_REG_SCRATCH:
         return s->scratch;
+    case VGPU_REG_SLOTS:
+        return s->slot_count;
     default:
-        vgpu_stub_note_error(s, VGPU_DEVERR_OFFSET, "read beyond the registers",
+        if (vgpu_stub_slot_of(s, offset, VGPU_REG_SESSION_STATE, &slot)) {
+            return s->session[slot];
+        }
+        if (vgpu_stub_slot_of(s, offset, VGPU_REG_SLOT_DOORBELL, &slot)) {
+            return 0;
+        }
+        vgpu_stub_note_error(s, VGPU_DEVERR_OFFSET, "read of no register",
                              offset, size);
         return 0;
+    }
+}
+
+static bool vgpu_stub_is_read_only(VgpuStubState *s, hwaddr offset)
+{
+    uint32_t slot;
+
+    return offset <= VGPU_REG_SLOTS ||
+           vgpu_stub_slot_of(s, offset, VGPU_REG_SESSION_STATE, &slot);
+}
+
+/* A write that changes nothing: to a slot's doorbell (where no eventfd caught
+ * it), to a register that can only be read, or to none. */
+static void vgpu_stub_write_other(VgpuStubState *s, hwaddr offset, unsigned size)
+{
+    uint32_t slot;
+
+    if (vgpu_stub_slot_of(s, offset, VGPU_REG_SLOT_DOORBELL, &slot)) {
+        s->doorbells++;
+        vgpu_window_ring(s, slot);
+    } else if (vgpu_stub_is_read_only(s, offset)) {
+        vgpu_stub_note_error(s, VGPU_DEVERR_READ_ONLY,
+                             "write to a read-only register", offset, size);
+    } else {
+        vgpu_stub_note_error(s, VGPU_DEVERR_OFFSET, "write to no register",
+                             offset, size);
     }
 }
 
@@ -124,6 +160,7 @@ static void vgpu_stub_write(void *opaque, hwaddr offset, uint64_t value,
                             unsigned size)
 {
     VgpuStubState *s = opaque;
+    bool session_ok = true;
 
     if (!vgpu_stub_access_ok(s, offset, size)) {
         return;
@@ -131,12 +168,13 @@ static void vgpu_stub_write(void *opaque, hwaddr offset, uint64_t value,
     switch (offset) {
     case VGPU_REG_DOORBELL:
         s->doorbells++;
+        vgpu_window_ring_all(s);
         break;
     case VGPU_REG_ERROR:
         s->error &= ~(uint32_t)value;
         break;
     case VGPU_REG_IRQ_MASK:
-        s->irq_mask = value & VGPU_IRQ_ALL;
+        vgpu_irq_set_mask(s, value);
         break;
     case VGPU_REG_IRQ_STATUS:
         s->irq_status &= ~(uint32_t)value;
@@ -144,15 +182,20 @@ static void vgpu_stub_write(void *opaque, hwaddr offset, uint64_t value,
     case VGPU_REG_SCRATCH:
         s->scratch = value;
         break;
-    default:
-        if (offset < VGPU_REG_END) {
-            vgpu_stub_note_error(s, VGPU_DEVERR_READ_ONLY,
-                                 "write to a read-only register", offset, size);
-        } else {
-            vgpu_stub_note_error(s, VGPU_DEVERR_OFFSET,
-                                 "write beyond the registers", offset, size);
-        }
+    case VGPU_REG_SESSION_OPEN:
+        session_ok = vgpu_session_open(s, value);
         break;
+    case VGPU_REG_SESSION_CLOSE:
+        session_ok = vgpu_session_close(s, value);
+        break;
+    default:
+        vgpu_stub_write_other(s, offset, size);
+        break;
+    }
+    if (!session_ok) {
+        vgpu_stub_note_error(s, VGPU_DEVERR_SESSION,
+                             "no such slot, or it cannot do this now", offset,
+                             size);
     }
 }
 
@@ -240,6 +283,11 @@ static VGPU_PROPERTIES vgpu_stub_properties[] = {
     DEFINE_PROP_STRING("pool_id", VgpuStubState, pool_text),
     DEFINE_PROP_STRING("priority", VgpuStubState, priority_text),
     DEFINE_PROP("vm_id", VgpuStubState, vm_id, vgpu_stub_vm_id_info, uint32_t),
+    DEFINE_PROP_LINK("memdev", VgpuStubState, memdev, TYPE_MEMORY_BACKEND,
+                     HostMemoryBackend *),
+    DEFINE_PROP_CHR("chardev", VgpuStubState, chardev),
+    DEFINE_PROP_UINT32("sessions", VgpuStubState, sessions, VGPU_SLOTS_DEFAULT),
+    DEFINE_PROP_BOOL("irqfd", VgpuStubState, irqfd, false),
     VGPU_PROPERTIES_END
 };
 
@@ -250,7 +298,8 @@ static bool vgpu_stub_check_properties(VgpuStubState *s, Error **errp)
                    "add vm_id=N, a whole number from 1 to 4294967295");
         return false;
     }
-    return vgpu_stub_parse_pool(s, errp) && vgpu_stub_parse_priority(s, errp);
+    return vgpu_stub_parse_pool(s, errp) && vgpu_stub_parse_priority(s, errp) &&
+           vgpu_window_check(s, errp);
 }
 
 /* --- migration --- */
@@ -298,11 +347,20 @@ static void vgpu_stub_realize(PCIDevice *pci, Error **errp)
                           "vgpu-stub-registers", VGPU_BAR0_BYTES);
     pci_register_bar(pci, VGPU_BAR_REGISTERS, PCI_BASE_ADDRESS_SPACE_MEMORY,
                      &s->registers);
+    if (!vgpu_window_realize(s, errp)) {
+        vgpu_compat_unblock_migration(&s->migration_blocker);
+        return;
+    }
+    vgpu_link_start(s);
 }
 
 static void vgpu_stub_exit(PCIDevice *pci)
 {
-    vgpu_compat_unblock_migration(&VGPU_STUB(pci)->migration_blocker);
+    VgpuStubState *s = VGPU_STUB(pci);
+
+    vgpu_link_stop(s);
+    vgpu_window_exit(s);
+    vgpu_compat_unblock_migration(&s->migration_blocker);
 }
 
 static void vgpu_stub_reset(DeviceState *dev)
@@ -310,10 +368,12 @@ static void vgpu_stub_reset(DeviceState *dev)
     VgpuStubState *s = VGPU_STUB(dev);
 
     s->error = 0;
-    s->irq_mask = 0;
+    vgpu_irq_set_mask(s, 0);
     s->irq_status = 0;
     s->doorbells = 0;
     s->scratch = 0;
+    vgpu_window_write_header(s);
+    vgpu_session_reset_all(s);
 }
 
 static void vgpu_stub_class_init(ObjectClass *klass, VGPU_CLASS_DATA *data)
@@ -328,7 +388,7 @@ static void vgpu_stub_class_init(ObjectClass *klass, VGPU_CLASS_DATA *data)
     k->revision = VGPU_VERSION_MAJOR;
     k->class_id = VGPU_PCI_CLASS;
 
-    dc->desc = "virtual GPU of vgpu-mediator: identity and doorbell";
+    dc->desc = "virtual GPU of vgpu-mediator";
     dc->vmsd = &vgpu_stub_vmstate;
     vgpu_compat_set_reset(dc, vgpu_stub_reset);
     vgpu_compat_set_properties(dc, vgpu_stub_properties);

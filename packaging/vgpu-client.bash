@@ -2,9 +2,9 @@
 # Completion of vgpu-client for bash.
 _vgpu_client() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local options='--share --dir --timeout --in-place --json --quiet --verbose --device --pool
-        --priority --vm-id --help --usage --version'
-    local commands='VECTOR_ADD MATRIX_MUL GPU_INFO PING info doctor'
+    local options='--channel --socket --share --dir --timeout --in-place --json --quiet --verbose
+        --device --pool --priority --vm-id --seconds --mode --depth --help --usage --version'
+    local commands='VECTOR_ADD MATRIX_MUL REDUCE GPU_INFO PING info doctor bench'
     local path addresses=
 
     # bash splits --option=value at the equals sign.
@@ -20,6 +20,19 @@ _vgpu_client() {
         compopt -o filenames 2>/dev/null
         return
         ;;
+    --channel)
+        mapfile -t COMPREPLY < <(compgen -W 'auto window file' -- "$current")
+        return
+        ;;
+    --socket)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        compopt -o filenames 2>/dev/null
+        return
+        ;;
+    --mode)
+        mapfile -t COMPREPLY < <(compgen -W 'poll sleep wake batch copy memcpy idle file all' -- "$current")
+        return
+        ;;
     --priority)
         mapfile -t COMPREPLY < <(compgen -W 'low medium high' -- "$current")
         return
@@ -33,7 +46,7 @@ _vgpu_client() {
         mapfile -t COMPREPLY < <(compgen -W "$addresses" -- "$current")
         return
         ;;
-    --timeout | -t | --pool | --vm-id)
+    --timeout | -t | --pool | --vm-id | --seconds | --depth)
         return
         ;;
     esac

@@ -20,8 +20,8 @@ _vgpu_mediator() {
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'error warning info debug' -- "$word") ;;
     --hold-until | --prefer-vm) ;; # a number
     *)
-        mapfile -t COMPREPLY < <(compgen -W '--config --check-config --share --state-dir --pools
-            --log --log-format --log-level --cleanup --test-mode --hold-until --prefer-vm
+        mapfile -t COMPREPLY < <(compgen -W '--config --check-config --check-gpu --share --state-dir
+            --pools --log --log-format --log-level --cleanup --test-mode --hold-until --prefer-vm
             --help --usage --version' -- "$word")
         ;;
     esac

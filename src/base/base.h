@@ -79,6 +79,10 @@ int fd_lock(int fd);
 /* mkdir -p: makes `path` and its missing parents with `mode`. */
 int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error);
 
+/* After a file was made, renamed or removed: its name is on the disk when this
+ * returns.  -1 with errno. */
+int fd_sync_parent(const char *path);
+
 /* --- text (text.c) --------------------------------------------------------- */
 
 /* Parses a whole decimal number without sign or blanks, min..max. */
@@ -92,8 +96,47 @@ void text_copy(char *target, size_t bytes, const char *text);
  * what a guest wrote can stand in a log or an answer.  Cut to fit. */
 void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes);
 
+/* Copies word number `index` (from 0) of `words`, which stand one space apart; false when
+ * there are not so many, or it does not fit `bytes` with its NUL. */
+bool text_word(const char *words, unsigned index, char *ret_word, size_t bytes);
+
 /* CRC-32 (IEEE 802.3, reflected, as zlib's crc32) of `bytes` at `data`. */
 uint32_t text_crc32(const void *data, size_t bytes);
+
+/* --- other programs (program.c) ---------------------------------------------- */
+
+#define PROGRAM_OUTPUT_MAX_BYTES (8u << 20)
+
+struct program_result {
+    int status;   /* exit status, or 128 + signal */
+    char *output; /* what it wrote to standard output, with a NUL behind */
+    size_t output_bytes;
+    char problem[1024]; /* its standard error, or the end of it, in one printable line */
+};
+
+/*
+ * Runs argv[0] (an absolute path) with just these arguments, a fixed environment,
+ * no blocked signal and no input; waits for its end.  -1 when it could not be run,
+ * did not end in time (ETIMEDOUT: it and what it started are killed) or wrote too
+ * much.  A status other than 0 is a result; program_check() makes an error of it.
+ */
+int program_run(char *const argv[], unsigned timeout_ms, struct program_result *ret_result,
+                struct vgpu_error *error);
+void program_clear(struct program_result *result);
+
+/* As program_run(), and a status other than 0 is EIO with the program's words. */
+int program_check(char *const argv[], unsigned timeout_ms, struct program_result *ret_result,
+                  struct vgpu_error *error);
+
+/* --- other processes (process.c) ----------------------------------------------- */
+
+struct process_sight {
+    char state;      /* as proc(5) has it: 'R' runs or wants to, 'D' waits for a disk, 'S' sleeps */
+    uint64_t cpu_us; /* processor time that it has had, in steps of 10 ms */
+};
+
+/* False: there is no such process, and *ret_sight is undefined. */
+bool process_look(pid_t pid, struct process_sight *ret_sight);
 
 /* --- a file that holds one record (record_file.c) --------------------------- */
 
@@ -122,6 +165,42 @@ int record_file_load(struct record_file *file, int fd, uint32_t kind, void *payl
  * function returns.  On failure the older record still counts. */
 int record_file_store(struct record_file *file, uint32_t kind, const void *payload, bool sync,
                       struct vgpu_error *error);
+
+/* --- token buckets (bucket.c) ------------------------------------------------ */
+
+/*
+ * A rate that is never exceeded, but for a burst: tokens come evenly, so many of them are
+ * kept, and who takes more has to wait.  No drift, however long it runs and however it is
+ * used.  The bucket itself is one number, full when it is 0 (as after a reboot) or has long
+ * been left alone; several threads and processes may use it at once.  `now_ns` is of one
+ * monotonic clock, the same for all of them.
+ */
+struct bucket_rate {
+    uint64_t token_ticks; /* in which one comes; 0: no bound */
+    uint64_t burst_ticks; /* in which it is full */
+};
+
+/* `tokens` in `per_ns` (to 2^60 - 1) nanoseconds, 0: no bound; `burst` (at least one) are kept. */
+struct bucket_rate bucket_rate(uint64_t tokens, uint64_t per_ns, uint64_t burst);
+
+/* Takes up to `most`; returns how many. */
+uint32_t bucket_take(uint64_t *bucket, const struct bucket_rate *rate, uint32_t most,
+                     uint64_t now_ns);
+
+/* Takes in any case; what there was not is owed, up to two days' worth. */
+void bucket_charge(uint64_t *bucket, const struct bucket_rate *rate, uint64_t tokens,
+                   uint64_t now_ns);
+
+/* How long until `tokens` (at most the burst) can be taken; 0: now. */
+uint64_t bucket_wait_ns(const uint64_t *bucket, const struct bucket_rate *rate, uint64_t tokens,
+                        uint64_t now_ns);
+
+/* How many tokens come in so long, rounded down; not where there is no bound. */
+uint64_t bucket_tokens(const struct bucket_rate *rate, uint64_t in_ns);
+
+/* Another rate from now on; as many tokens stay owed. */
+void bucket_change(uint64_t *bucket, const struct bucket_rate *from, const struct bucket_rate *to,
+                   uint64_t now_ns);
 
 /* --- log (log.c) ----------------------------------------------------------- */
 

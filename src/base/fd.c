@@ -2,6 +2,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
 #include <sys/file.h>
@@ -94,4 +95,21 @@ int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error)
     if (mkdir(part, mode) < 0 && errno != EEXIST)
         return error_set_errno(error, "cannot make directory '%s'", part);
     return 0;
+}
+
+int fd_sync_parent(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char parent[PATH_MAX];
+    int fd, result;
+
+    text_copy(parent, sizeof(parent), slash ? path : ".");
+    if (slash && (size_t)(slash - path) < sizeof(parent))
+        parent[slash == path ? 1 : slash - path] = '\0';
+    fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    result = fsync(fd);
+    fd_close(&fd);
+    return result;
 }

@@ -52,6 +52,22 @@ void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes
     target[used] = '\0';
 }
 
+bool text_word(const char *words, unsigned index, char *ret_word, size_t bytes)
+{
+    for (;; index--) {
+        size_t length = strcspn(words, " ");
+
+        if (length == 0 || (index == 0 && length >= bytes))
+            return false;
+        if (index == 0) {
+            memcpy(ret_word, words, length);
+            ret_word[length] = '\0';
+            return true;
+        }
+        words += length + (words[length] == ' ');
+    }
+}
+
 uint32_t text_crc32(const void *data, size_t bytes)
 {
     const unsigned char *at = data;

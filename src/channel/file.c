@@ -127,6 +127,9 @@ static void handle_report(struct file_channel *channel, const struct file_report
     case FILE_REPORT_RECOVERED:
         events->recovered(events->context);
         break;
+    case FILE_REPORT_SYNCED:
+        events->synced(report->request.sequence, events->context);
+        break;
     case FILE_REPORT_STOPPED:
         finish_thread(channel);
         break;
@@ -187,6 +190,34 @@ static void answer(struct channel *base, uint32_t vm_id, uint64_t sequence,
     push_order((struct file_channel *)base, order);
 }
 
+static void set_vm(struct channel *base, const struct file_channel_vm *vm, bool registered)
+{
+    struct file_order *order = allocate(sizeof(*order));
+
+    order->type = FILE_ORDER_SET_VM;
+    order->vm = *vm;
+    order->registered = registered;
+    push_order((struct file_channel *)base, order);
+}
+
+static void set_pools(struct channel *base, const char *pools)
+{
+    struct file_order *order = allocate(sizeof(*order));
+
+    order->type = FILE_ORDER_SET_POOLS;
+    text_copy(order->pools, sizeof(order->pools), pools);
+    push_order((struct file_channel *)base, order);
+}
+
+static void sync_orders(struct channel *base, uint64_t token)
+{
+    struct file_order *order = allocate(sizeof(*order));
+
+    order->type = FILE_ORDER_SYNC;
+    order->sequence = token;
+    push_order((struct file_channel *)base, order);
+}
+
 static void stop(struct channel *base, bool cleanup)
 {
     struct file_order *order = allocate(sizeof(*order));
@@ -224,6 +255,9 @@ static const struct channel_ops file_channel_ops = {
     .name = "file",
     .start = start,
     .answer = answer,
+    .set_vm = set_vm,
+    .set_pools = set_pools,
+    .sync = sync_orders,
     .stop = stop,
     .free = destroy,
 };

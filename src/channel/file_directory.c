@@ -299,6 +299,16 @@ static int open_plain(const struct directory *directory, const char *name)
     return fd;
 }
 
+void directory_give(const struct directory *directory, const char *name)
+{
+    int fd = open_plain(directory, name);
+
+    if (fd >= 0 && apply_owner(fd, &directory->owner, directory->owner.mode & 0666) < 0)
+        log_warning("cannot give '%s' to owner %ld:%ld: %s", name, (long)(int)directory->owner.uid,
+                    (long)(int)directory->owner.gid, strerror(errno));
+    fd_close(&fd);
+}
+
 static int create_plain(const struct directory *directory, const char *name)
 {
     int fd = openat(directory->fd, name, O_WRONLY | O_CREAT | O_EXCL | SAFE_OPEN, 0600);

@@ -56,15 +56,18 @@ static void close_directory(struct file_loop *loop, struct file_vm *vm)
     directory_close(&vm->directory);
 }
 
-static int add_vm(struct file_loop *loop, uint32_t vm_id, const struct directory_owner *owner,
-                  bool registered, struct file_entry **ret_entry, struct vgpu_error *error)
+static int add_vm(struct file_loop *loop, uint32_t vm_id, uint64_t identity,
+                  const struct directory_owner *owner, bool registered,
+                  struct file_entry **ret_entry, struct vgpu_error *error)
 {
     struct file_entry *entry = calloc(1, sizeof(*entry));
 
     if (!entry)
         return error_set(error, ENOMEM, "no memory for VM %u", vm_id);
     file_vm_init(&entry->vm, vm_id, owner, registered);
-    entry->vm.unusable = journal_open(&entry->vm.journal, loop->state_fd, vm_id, error) < 0;
+    entry->vm.identity = identity;
+    entry->vm.unusable =
+        journal_open(&entry->vm.journal, loop->state_fd, vm_id, identity, error) < 0;
     if (entry->vm.unusable && registered) {
         free(entry);
         return -1;
@@ -172,7 +175,7 @@ static void add_unregistered(struct file_loop *loop, uint32_t vm_id)
     struct file_entry *entry;
     struct vgpu_error error;
 
-    if (add_vm(loop, vm_id, &unknown, false, &entry, &error) < 0)
+    if (add_vm(loop, vm_id, 0, &unknown, false, &entry, &error) < 0)
         log_error("vm%u: %s", vm_id, error.message);
 }
 
@@ -185,6 +188,17 @@ static void adopt_owner(struct file_vm *vm)
         vm->directory.owner = (struct directory_owner){info.st_uid, info.st_gid, 0600};
 }
 
+/* An administrator has moved it aside, with its files, while an answer is owed: who
+ * sent the request still has the files open, or reads them there. */
+static bool owes_an_answer_elsewhere(const struct file_loop *loop, const struct file_vm *vm)
+{
+    struct stat named, held;
+
+    return vm->journal.entry.state != JOURNAL_IDLE &&
+           fstatat(loop->share_fd, vm->name, &named, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT &&
+           fstat(vm->directory.fd, &held) == 0 && held.st_nlink > 0;
+}
+
 /* A registered VM's directory is made when it is missing, whenever that is.
  * Returns true when it is another one than before. */
 static bool refresh_directory(struct file_loop *loop, struct file_vm *vm)
@@ -193,7 +207,8 @@ static bool refresh_directory(struct file_loop *loop, struct file_vm *vm)
 
     if (vm->unusable)
         return false;
-    if (vm->directory.fd >= 0 && directory_replaced(&vm->directory, loop->share_fd, vm->name))
+    if (vm->directory.fd >= 0 && directory_replaced(&vm->directory, loop->share_fd, vm->name) &&
+        !owes_an_answer_elsewhere(loop, vm))
         close_directory(loop, vm);
     if (vm->directory.fd >= 0 || loop->share_trouble)
         return false;
@@ -427,6 +442,8 @@ static void obey_answer(struct file_loop *loop, const struct file_order *order)
 {
     struct file_entry *entry = find_vm(loop, order->vm_id);
 
+    if (entry && order->sequence <= entry->vm.settled)
+        return; /* to an earlier VM of this number */
     if (!entry || entry->vm.journal.entry.state != JOURNAL_ACCEPTED ||
         entry->vm.journal.entry.sequence != order->sequence) {
         log_error("vm%u: answer to request %llu, which is not waiting for one", order->vm_id,
@@ -435,6 +452,153 @@ static void obey_answer(struct file_loop *loop, const struct file_order *order)
     }
     file_vm_set_answer(&entry->vm, &order->response);
     deliver(loop, &entry->vm);
+}
+
+static bool owners_equal(const struct directory_owner *a, const struct directory_owner *b)
+{
+    return a->uid == b->uid && a->gid == b->gid && a->mode == b->mode;
+}
+
+/* Where an owner was named and is not any more, it is the mediator's user. */
+static struct directory_owner named_owner(const struct file_vm *vm,
+                                          const struct directory_owner *owner)
+{
+    struct directory_owner named = *owner;
+
+    if (vm->registered && vm->owner.uid != (uid_t)-1 && named.uid == (uid_t)-1)
+        named.uid = geteuid();
+    if (vm->registered && vm->owner.gid != (gid_t)-1 && named.gid == (gid_t)-1)
+        named.gid = getegid();
+    return named;
+}
+
+static void change_owner(struct file_loop *loop, struct file_vm *vm,
+                         const struct directory_owner *owner)
+{
+    static const char *const names[] = {VGPU_FILE_REQUEST, VGPU_FILE_COMMAND, VGPU_FILE_RESPONSE};
+    struct directory_owner named = named_owner(vm, owner);
+    struct vgpu_error error;
+
+    vm->owner = *owner;
+    if (directory_make(loop->share_fd, vm->name, &named, &error) < 0)
+        file_vm_report_trouble(vm, &error);
+    if (vm->directory.fd < 0)
+        return;
+    vm->directory.owner = named;
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(names); i++)
+        directory_give(&vm->directory, names[i]);
+}
+
+/* Its directory is not one that another VM has by now. */
+static bool holds_its_directory(const struct file_loop *loop, const struct file_vm *vm)
+{
+    return vm->directory.fd >= 0 && directory_replaced(&vm->directory, loop->share_fd, vm->name);
+}
+
+/* The number is another VM's now, or the VM has another number. */
+static void end_tenure(struct file_loop *loop, struct file_vm *vm)
+{
+    static const struct protocol_response response = {
+        .success = false,
+        .message = "this VM was removed or has another number now: send it again if it is there"};
+    struct journal_entry *entry = &vm->journal.entry;
+
+    vm->settled = entry->sequence > vm->settled ? entry->sequence : vm->settled;
+    if (entry->state == JOURNAL_ACCEPTED)
+        file_vm_set_answer(vm, &response);
+    if (entry->state == JOURNAL_ANSWERING && holds_its_directory(loop, vm))
+        deliver(loop, vm);
+    close_directory(loop, vm);
+    journal_close(&vm->journal);
+    entry->state = JOURNAL_IDLE;
+    vm->unusable = true;
+}
+
+/* It had another number until now: two must not write one journal. */
+static void leave_other_number(struct file_loop *loop, uint32_t vm_id, uint64_t identity)
+{
+    struct file_entry *entry, *next;
+
+    HASH_ITER (hh, loop->vms, entry, next) {
+        if (identity && entry->vm.identity == identity && entry->vm.vm_id != vm_id &&
+            !entry->vm.unusable)
+            end_tenure(loop, &entry->vm);
+    }
+}
+
+/* Begins anew with the journal of the VM that has the number now. */
+static int begin_tenure(struct file_loop *loop, struct file_vm *vm, uint64_t identity,
+                        const struct directory_owner *owner, bool registered,
+                        struct vgpu_error *error)
+{
+    uint64_t settled = vm->settled;
+
+    file_vm_init(vm, vm->vm_id, owner, registered);
+    vm->identity = identity;
+    vm->settled = settled;
+    vm->unusable = journal_open(&vm->journal, loop->state_fd, vm->vm_id, identity, error) < 0;
+    if (vm->unusable)
+        return -1;
+    if (vm->journal.entry.sequence < settled) /* an answer's number means one request */
+        vm->journal.entry.sequence = settled;
+    return 0;
+}
+
+/* Finds or makes the entry of the VM that has this number from now on. */
+static struct file_entry *take_number(struct file_loop *loop, const struct file_channel_vm *vm,
+                                      const struct directory_owner *owner, struct vgpu_error *error)
+{
+    struct file_entry *entry = find_vm(loop, vm->vm_id);
+
+    if (entry && entry->vm.identity == vm->identity && !entry->vm.unusable)
+        return entry;
+    leave_other_number(loop, vm->vm_id, vm->identity);
+    if (!entry)
+        return add_vm(loop, vm->vm_id, vm->identity, owner, true, &entry, error) < 0 ? NULL : entry;
+    if (!entry->vm.unusable)
+        end_tenure(loop, &entry->vm);
+    return begin_tenure(loop, &entry->vm, vm->identity, owner, true, error) < 0 ? NULL : entry;
+}
+
+static void register_vm(struct file_loop *loop, const struct file_channel_vm *vm,
+                        const struct directory_owner *owner)
+{
+    struct vgpu_error error;
+    struct file_entry *entry = take_number(loop, vm, owner, &error);
+
+    if (!entry) {
+        log_error("vm%u: %s; its directory is not served", vm->vm_id, error.message);
+        return;
+    }
+    if (!owners_equal(&entry->vm.owner, owner))
+        change_owner(loop, &entry->vm, owner);
+    entry->vm.registered = true;
+    refresh_vm(loop, &entry->vm);
+    if (!entry->vm.met)
+        meet_vm(loop, &entry->vm);
+}
+
+static void obey_set_vm(struct file_loop *loop, const struct file_order *order)
+{
+    const struct directory_owner owner = {order->vm.owner_uid, order->vm.owner_gid, order->vm.mode};
+    struct file_entry *entry;
+
+    if (loop->stopping)
+        return;
+    if (order->registered) {
+        register_vm(loop, &order->vm, &owner);
+        return;
+    }
+    entry = find_vm(loop, order->vm.vm_id);
+    if (entry)
+        entry->vm.registered = false;
+}
+
+static void report_synced(struct file_loop *loop, uint64_t token)
+{
+    const struct file_report report = {.type = FILE_REPORT_SYNCED, .request.sequence = token};
+
+    loop->report(&report, loop->context);
 }
 
 static void end_loop(struct file_loop *loop)
@@ -520,6 +684,27 @@ static void obey_stop(struct file_loop *loop, bool cleanup)
     uv_timer_start(&loop->cleanup_timer, on_cleanup_timer, CLEANUP_LOOK_MS, CLEANUP_LOOK_MS);
 }
 
+static void obey(struct file_loop *loop, const struct file_order *order)
+{
+    switch (order->type) {
+    case FILE_ORDER_ANSWER:
+        obey_answer(loop, order);
+        break;
+    case FILE_ORDER_SET_VM:
+        obey_set_vm(loop, order);
+        break;
+    case FILE_ORDER_SET_POOLS:
+        text_copy(loop->pools, sizeof(loop->pools), order->pools);
+        break;
+    case FILE_ORDER_SYNC:
+        report_synced(loop, order->sequence);
+        break;
+    case FILE_ORDER_STOP:
+        obey_stop(loop, order->cleanup);
+        break;
+    }
+}
+
 static void on_wake(uv_async_t *wake)
 {
     struct file_loop *loop = wake->data;
@@ -527,12 +712,8 @@ static void on_wake(uv_async_t *wake)
     bool answered = false;
 
     while ((order = loop->next_order(loop->context))) {
-        if (order->type == FILE_ORDER_ANSWER) {
-            obey_answer(loop, order);
-            answered = true;
-        } else {
-            obey_stop(loop, order->cleanup);
-        }
+        obey(loop, order);
+        answered = answered || order->type == FILE_ORDER_ANSWER;
         free(order);
     }
     loop->flush(loop->context);
@@ -571,7 +752,7 @@ static int add_registered(struct file_loop *loop, const struct file_channel_conf
         const struct file_channel_vm *vm = &config->vms[i];
         const struct directory_owner owner = {vm->owner_uid, vm->owner_gid, vm->mode};
 
-        if (add_vm(loop, vm->vm_id, &owner, true, &entry, error) < 0)
+        if (add_vm(loop, vm->vm_id, vm->identity, &owner, true, &entry, error) < 0)
             return -1;
     }
     HASH_ITER (hh, loop->vms, entry, next) {
@@ -586,8 +767,9 @@ int file_loop_prepare(struct file_loop *loop, const struct file_channel_config *
 {
     loop->share_fd = loop->state_fd = -1;
     loop->config = config;
+    text_copy(loop->pools, sizeof(loop->pools), config->pools);
     loop->rules = (struct file_rules){
-        .pools = config->pools,
+        .pools = loop->pools,
         .accept_unregistered = config->accept_unregistered,
         .response_hold_ms = config->response_hold_ms,
         .unterminated_hold_ms = config->unterminated_hold_ms,

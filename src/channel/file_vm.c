@@ -144,8 +144,8 @@ static void refuse_unregistered(struct file_candidate *candidate)
 {
     candidate->refused = true;
     error_set(&candidate->error, 0,
-              "VM %u is not registered: the administrator adds [vm %u] to the mediator's "
-              "configuration, or sets unregistered = accept",
+              "VM %u is not registered: the administrator registers it (vgpu-admin register-vm, or "
+              "[vm %u] in the mediator's configuration), or sets unregistered = accept",
               candidate->vm->vm_id, candidate->vm->vm_id);
 }
 
@@ -281,6 +281,7 @@ void file_vm_describe_request(const struct file_vm *vm, bool recovered,
 
     *ret_request = (struct channel_request){
         .vm_id = vm->vm_id,
+        .identity = vm->identity,
         .sequence = entry->sequence,
         .arrival_ns = entry->arrival_ns,
         .has_claim = entry->has_claim,

@@ -8,6 +8,10 @@
  *
  * A malformed request goes to ANSWERING at once.  The file lies outside the
  * share, so no guest can reach it.
+ *
+ * A VM of the registry is known by its identity and not by its number, which may be
+ * another VM's tomorrow: its journal is vm-IDENTITY.journal.  So nobody meets what an
+ * earlier VM of the number was owed, and who gets another number keeps the own.
  */
 #include "channel/private.h"
 
@@ -32,21 +36,31 @@ static bool is_unwritten(int fd)
            info.st_size < (off_t)(2 * sizeof(struct journal_entry));
 }
 
-static bool entry_is_sane(const struct journal_entry *entry, uint32_t vm_id)
+/* A VM with an identity may have had another number when this was written. */
+static bool entry_is_sane(const struct journal_entry *entry, uint32_t vm_id, uint64_t identity)
 {
-    return entry->vm_id == vm_id && entry->state <= JOURNAL_ANSWERING &&
+    return (identity || entry->vm_id == vm_id) && entry->state <= JOURNAL_ANSWERING &&
            memchr(entry->command, '\0', sizeof(entry->command)) &&
            memchr(entry->answer, '\0', sizeof(entry->answer));
 }
 
-int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct vgpu_error *error)
+static void journal_name(uint32_t vm_id, uint64_t identity, char name[40])
+{
+    if (identity)
+        snprintf(name, 40, "vm-%llu.journal", (unsigned long long)identity);
+    else
+        snprintf(name, 40, "vm%u.journal", vm_id);
+}
+
+int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, uint64_t identity,
+                 struct vgpu_error *error)
 {
     struct journal_entry entry = {.vm_id = vm_id};
     struct record_file file;
-    char name[32];
+    char name[40];
     int fd, found;
 
-    snprintf(name, sizeof(name), "vm%u.journal", vm_id);
+    journal_name(vm_id, identity, name);
     fd = openat(state_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return error_set_errno(error, "cannot open journal '%s' in the state directory", name);
@@ -57,7 +71,7 @@ int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct v
         error_set(error, EBADMSG, "journal '%s' holds no valid entry: move it away to go on", name);
         goto failed;
     }
-    if (found > 0 && !entry_is_sane(&entry, vm_id)) {
+    if (found > 0 && !entry_is_sane(&entry, vm_id, identity)) {
         error_set(error, EBADMSG, "journal '%s' is not VM %u's: move it away to go on", name,
                   vm_id);
         goto failed;
@@ -66,6 +80,7 @@ int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct v
         fsync(state_fd); /* the file's name must outlive a power cut as its contents do */
     journal->file = file;
     journal->entry = entry;
+    journal->entry.vm_id = vm_id;
     return 0;
 
 failed:

@@ -57,11 +57,13 @@ struct journal {
 };
 
 /*
- * Opens (and makes, mode 0600) `vm<id>.journal` in the directory `state_fd` and
- * reads the newest entry; a new journal is IDLE with sequence 0.  A file that
- * is there but is no journal of this VM is refused, never overwritten.
+ * Opens (and makes, mode 0600) `vm-<identity>.journal` in the directory `state_fd`, or
+ * `vm<id>.journal` where `identity` is 0, and reads the newest entry; a new journal is
+ * IDLE with sequence 0.  A file that is there but is no journal of this VM is refused,
+ * never overwritten.
  */
-int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, struct vgpu_error *error);
+int journal_open(struct journal *journal, int state_fd, uint32_t vm_id, uint64_t identity,
+                 struct vgpu_error *error);
 
 /* Writes journal->entry; with `sync` it is on disk afterwards. */
 int journal_store(struct journal *journal, bool sync, struct vgpu_error *error);
@@ -149,6 +151,9 @@ int directory_write(const struct directory *directory, const char *name, const c
 int directory_furnish(const struct directory *directory, const char *name, const char *contents,
                       struct vgpu_error *error);
 
+/* Gives `name`, if it is a plain file with one name, to directory->owner. */
+void directory_give(const struct directory *directory, const char *name);
+
 /* Empties `name` if it is a plain file. */
 int directory_empty(const struct directory *directory, const char *name, struct vgpu_error *error);
 
@@ -198,8 +203,9 @@ void file_watch_stop(struct file_watch *watch);
 /* One VM of the file channel. */
 struct file_vm {
     uint32_t vm_id;
+    uint64_t identity; /* whose number it is; 0: the number's */
     bool registered;
-    bool unusable; /* its journal could not be opened */
+    bool unusable; /* its journal could not be opened, or is under another number now */
     struct directory_owner owner;
     char name[16];              /* "vm<id>" */
     struct directory directory; /* fd -1: not there now */
@@ -219,6 +225,7 @@ struct file_vm {
     bool reconciled;      /* files and journal of an earlier mediator were brought together */
     bool trouble;         /* the share failed and it was logged */
     bool journal_trouble; /* the journal failed and it was logged */
+    uint64_t settled;     /* up to this sequence an earlier VM of the number was answered */
 };
 
 /* What one look at a VM's directory found. */
@@ -300,13 +307,24 @@ void file_vm_describe_request(const struct file_vm *vm, bool recovered,
 
 /* --- file.c and file_loop.c -------------------------------------------------------- */
 
+#define FILE_POOLS_BYTES 27 /* A to Z, NUL */
+
 /* A message from the mediator's thread to the channel's. */
 struct file_order {
     STAILQ_ENTRY(file_order) link;
-    enum { FILE_ORDER_ANSWER, FILE_ORDER_STOP } type;
+    enum {
+        FILE_ORDER_ANSWER,
+        FILE_ORDER_SET_VM,
+        FILE_ORDER_SET_POOLS,
+        FILE_ORDER_SYNC,
+        FILE_ORDER_STOP,
+    } type;
     uint32_t vm_id;
-    uint64_t sequence;
+    uint64_t sequence; /* SYNC: its token */
     struct protocol_response response;
+    struct file_channel_vm vm; /* SET_VM */
+    bool registered;
+    char pools[FILE_POOLS_BYTES]; /* SET_POOLS */
     bool cleanup;
 };
 
@@ -318,9 +336,10 @@ struct file_report {
         FILE_REPORT_ANSWERED,
         FILE_REPORT_REFUSED,
         FILE_REPORT_RECOVERED,
+        FILE_REPORT_SYNCED,
         FILE_REPORT_STOPPED,
     } type;
-    struct channel_request request; /* REQUEST; else its vm_id and sequence */
+    struct channel_request request; /* REQUEST; else its vm_id and sequence, or the token */
     bool withheld;
     char line[PROTOCOL_RESPONSE_LINE_BYTES]; /* ANSWERED, REFUSED: no newline */
 };
@@ -338,6 +357,7 @@ struct file_loop {
     struct file_rules rules;
     const struct file_channel_config *config; /* outlives the loop */
     int share_fd, state_fd;
+    char pools[FILE_POOLS_BYTES];
     struct file_entry *vms; /* uthash by vm_id */
     uint32_t rotation;      /* who is first among equals, moves with each look */
     bool open;              /* `loop` has handles */

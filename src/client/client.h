@@ -3,10 +3,11 @@
  * client/ - vgpu-client, the guest's program.
  *
  * One static binary that needs nothing in the guest but a kernel, so this room
- * uses include/vgpu/ and the C library only.
+ * uses include/vgpu/, libvgpu and the C library only.
  *
- *   options.c ─▶ main.c ─┬─▶ request.c ─┬─▶ identity.c ─▶ device.c   who am I?
- *                        ├─▶ info.c     │
+ *   options.c ─▶ main.c ─┬─▶ request.c ─┬─▶ window.c ─▶ libvgpu      shared memory
+ *                        ├─▶ info.c     ├─▶ identity.c ─▶ device.c   who am I?
+ *                        ├─▶ bench.c    │
  *                        └─▶ doctor.c ──┴─▶ exchange.c ─▶ lock.c     one at a time
  *                                            │
  *                                            ▼ guard.c: a child, a pipe, a clock
@@ -21,6 +22,7 @@
 
 #include "vgpu/file_channel.h"
 #include "vgpu/regs.h"
+#include "vgpu/vgpu.h"
 
 #include <limits.h>
 #include <stdbool.h>
@@ -60,6 +62,12 @@ enum failure_code {
     FAILURE_TIMEOUT_SHARE,
     FAILURE_TIMEOUT_NOT_TAKEN,
     FAILURE_TIMEOUT_NO_ANSWER,
+    FAILURE_WINDOW_MISSING,
+    FAILURE_WINDOW_DENIED,
+    FAILURE_WINDOW_BUSY,
+    FAILURE_WINDOW_HOST,
+    FAILURE_WINDOW_ENDED,
+    FAILURE_WINDOW_STATUS,
     FAILURE_INTERRUPTED,
     FAILURE_SYSTEM,
     FAILURE_COUNT,
@@ -118,6 +126,7 @@ void json_close(struct json *json, char bracket);
 void json_string(struct json *json, const char *key, const char *value);
 void json_integer(struct json *json, const char *key, int64_t value);
 void json_milliseconds(struct json *json, const char *key, int64_t ns);
+void json_number(struct json *json, const char *key, double value);
 void json_bool(struct json *json, const char *key, bool value);
 void json_null(struct json *json, const char *key);
 void json_failure(struct json *json, const struct failure *failure);
@@ -130,11 +139,22 @@ enum client_action {
     ACTION_REQUEST,
     ACTION_INFO,
     ACTION_DOCTOR,
+    ACTION_BENCH,
+};
+
+enum client_channel {
+    CHANNEL_AUTO,
+    CHANNEL_WINDOW,
+    CHANNEL_FILE,
 };
 
 struct options {
     enum client_action action;
+    enum client_channel channel;
+    const char *socket; /* NULL: none was named */
+    bool socket_is_environment;
     const char *share;
+    bool share_given;
     const char *directory; /* NULL: share/vm<id> */
     const char *device;    /* NULL: the only one */
     const char *sysfs;
@@ -144,9 +164,13 @@ struct options {
     bool quiet;
     bool verbose;
     bool in_place;
-    char pool;      /* 0: as the device says */
-    int priority;   /* -1: as the device says */
-    uint32_t vm_id; /* 0: as the device says */
+    char pool;              /* 0: as the device says */
+    int priority;           /* -1: as the device says */
+    uint32_t vm_id;         /* 0: as the device says */
+    int spin_us;            /* of the window's waits; -1: libvgpu's default */
+    const char *bench_mode; /* NULL: all */
+    int64_t bench_ns;       /* of each measurement */
+    uint32_t bench_depth;   /* operations in a batch */
     char command[VGPU_COMMAND_MAX_BYTES + 1];
 };
 
@@ -200,8 +224,8 @@ static inline uint32_t device_register(const struct device *device, unsigned off
 const struct device *device_choose(const struct device_list *list, const char *only,
                                    struct failure *failure);
 
-/* Why this client does not use the window. */
-const char *device_channel_reason(const struct device *device);
+/* Whether the device could have a session for us. */
+bool device_offers_window(const struct device *device);
 
 /* Registers in words, for `info`. */
 struct device_register_text {
@@ -222,7 +246,7 @@ struct identity {
     unsigned priority;
     uint32_t vm_id;
     char directory[PATH_MAX];
-    const char *channel_reason;
+    char channel_reason[512];
 };
 
 int identity_find(const struct options *options, struct identity *ret_identity,
@@ -231,6 +255,9 @@ int identity_find(const struct options *options, struct identity *ret_identity,
 /* The same from a list that was already made. */
 int identity_from(const struct options *options, const struct device_list *list,
                   struct identity *ret_identity, struct failure *failure);
+
+/* Why files: what the device says, unless it could have a window. */
+void identity_explain(struct identity *identity, const char *reason);
 
 bool identity_needs_device(const struct options *options);
 void identity_print(const struct identity *identity, FILE *out);
@@ -404,6 +431,42 @@ int exchange_run(struct exchange *exchange, struct failure *failure);
 void exchange_format_line(const struct identity *identity, const char *command, char *line,
                           size_t bytes);
 
+/* --- window.c: the other channel ------------------------------------------------- */
+
+struct window {
+    struct vgpu_session *session; /* NULL: files are to be used */
+    struct vgpu_session_info info;
+    char reason[512];       /* why this channel, or why not the window */
+    enum failure_code code; /* of that, where a window was tried */
+};
+
+/* The option that asks for files, NULL: none does. */
+const char *window_file_option(const struct options *options);
+
+/* Fails only when the window was asked for and cannot be had. */
+int window_choose(const struct options *options, struct window *ret_window,
+                  struct failure *failure);
+int window_open(const struct options *options, struct window *ret_window, struct failure *failure);
+void window_close(struct window *window);
+int window_failure(const struct vgpu_problem *problem, struct failure *failure);
+void window_print(const struct window *window, FILE *out);
+void window_json(const struct window *window, struct json *json);
+void window_json_channel(const struct window *window, struct json *json);
+
+#define WINDOW_ANSWER_BYTES 1024u
+
+struct window_exchange {
+    bool answered;
+    int64_t took_ns;
+    char answer[4 * WINDOW_ANSWER_BYTES + 3]; /* "1:message", safe to show */
+};
+int window_exchange(const struct options *options, const struct window *window,
+                    struct window_exchange *exchange, struct failure *failure);
+
+/* --- bench.c ---------------------------------------------------------------------- */
+
+bool bench_knows(const char *mode);
+
 /* --- mounts.c ------------------------------------------------------------------ */
 
 struct mount_entry {
@@ -438,11 +501,26 @@ enum doctor_share_state {
 };
 void doctor_share_work(struct guard *guard, const struct doctor_share *job);
 
+/* --- doctor_window.c ------------------------------------------------------------- */
+
+struct doctor_window {
+    const struct options *options;
+    const struct device *device; /* NULL: not known, or not needed */
+    enum check_status severity;  /* of what is wrong: without the window files are used */
+    void (*add)(void *context, enum check_status status, int exit_code, const char *name,
+                const char *remedy, const char *format, ...) __attribute__((format(printf, 6, 7)));
+    void *context;
+};
+
+/* True: a session works. */
+bool doctor_window_work(const struct doctor_window *job);
+
 /* --- commands: each returns the program's exit code ------------------------------- */
 
 int command_request(const struct options *options);
 int command_info(const struct options *options);
 int command_doctor(const struct options *options);
+int command_bench(const struct options *options);
 
 /* Prints a failure as text (standard error) or as the JSON object. */
 int command_fail(const struct options *options, const struct failure *failure);

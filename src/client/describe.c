@@ -36,6 +36,7 @@ static const struct bit_name error_bits[] = {
     {VGPU_DEVERR_ACCESS, "access not 32 bits wide and aligned"},
     {VGPU_DEVERR_READ_ONLY, "write to a read-only register"},
     {VGPU_DEVERR_OFFSET, "access beyond the last register"},
+    {VGPU_DEVERR_SESSION, "open or close of a slot that could not"},
     {0},
 };
 
@@ -150,7 +151,42 @@ static const struct {
     {VGPU_REG_IRQ_STATUS, "irq_status", say_interrupts},
     {VGPU_REG_DOORBELLS, "doorbells", say_number},
     {VGPU_REG_SCRATCH, "scratch", say_scratch},
+    {VGPU_REG_SLOTS, "slots", say_number},
 };
+
+static const char *const state_names[] = {
+    [VGPU_SESSION_CLOSED] = "free",     [VGPU_SESSION_OPENING] = "opening",
+    [VGPU_SESSION_READY] = "in use",    [VGPU_SESSION_LOST] = "in use, device lost",
+    [VGPU_SESSION_FAULTED] = "faulted", [VGPU_SESSION_RESETTING] = "resetting",
+    [VGPU_SESSION_REFUSED] = "refused",
+};
+
+/* The slots that the window has. */
+static unsigned describe_slots(const struct device *device, struct device_register_text *texts,
+                               unsigned most)
+{
+    static const char *const names[VGPU_SLOTS_MAX] = {
+        "slot 0", "slot 1", "slot 2",  "slot 3",  "slot 4",  "slot 5",  "slot 6",  "slot 7",
+        "slot 8", "slot 9", "slot 10", "slot 11", "slot 12", "slot 13", "slot 14", "slot 15"};
+    unsigned slots = device_register(device, VGPU_REG_SLOTS), count = 0;
+
+    for (; count < slots && count < VGPU_SLOTS_MAX && count < most; count++) {
+        struct device_register_text *text = &texts[count];
+        uint32_t state;
+
+        text->name = names[count];
+        text->offset = VGPU_REG_SESSION_STATE + 4 * count;
+        text->value = device_register(device, text->offset);
+        state = text->value & VGPU_SESSION_STATE_MASK;
+        snprintf(text->meaning, sizeof(text->meaning), "%s%s%s",
+                 state <= VGPU_SESSION_REFUSED ? state_names[state] : "unknown",
+                 text->value >> VGPU_SESSION_CODE_SHIFT ? ": " : "",
+                 text->value >> VGPU_SESSION_CODE_SHIFT
+                     ? strerror((int)(text->value >> VGPU_SESSION_CODE_SHIFT))
+                     : "");
+    }
+    return count;
+}
 
 unsigned device_describe(const struct device *device, struct device_register_text *texts,
                          unsigned most)
@@ -165,5 +201,5 @@ unsigned device_describe(const struct device *device, struct device_register_tex
         text->value = device_register(device, text->offset);
         register_table[count].say(text->meaning, sizeof(text->meaning), text->value, device);
     }
-    return count;
+    return count + describe_slots(device, texts + count, most - count);
 }

@@ -154,6 +154,19 @@ static volatile uint32_t *map_registers(struct device *device, const char *path)
     return map == MAP_FAILED ? NULL : map;
 }
 
+/* Of the guest module, which has BAR0 to itself while it is loaded: the registers as
+ * a file.  False where there is none. */
+static bool read_module_file(const struct device *device, const char *path,
+                             uint32_t registers[VGPU_REG_END / 4])
+{
+    int fd = open_attribute(path, device->address, "vgpu_registers", O_RDONLY);
+    bool whole = fd >= 0 && read(fd, registers, VGPU_REG_END) == VGPU_REG_END;
+
+    if (fd >= 0)
+        close(fd);
+    return whole;
+}
+
 static int read_registers(struct device *device, const volatile uint32_t *map)
 {
     uint32_t magic = le32toh(map[VGPU_REG_MAGIC / 4]);
@@ -176,6 +189,7 @@ static int read_registers(struct device *device, const volatile uint32_t *map)
 
 static void probe(struct device *device, const char *path, bool named)
 {
+    uint32_t registers[VGPU_REG_END / 4];
     volatile uint32_t *map;
     bool our_id;
 
@@ -191,6 +205,10 @@ static void probe(struct device *device, const char *path, bool named)
     if (device->memory_space == MEMORY_SPACE_OFF && (our_id || named) &&
         switch_on(device, path) < 0)
         return;
+    if (read_module_file(device, path, registers)) {
+        device->usable = read_registers(device, registers) == 0;
+        return;
+    }
     map = map_registers(device, path);
     if (!map)
         return;
@@ -316,9 +334,7 @@ const struct device *device_choose(const struct device_list *list, const char *o
     return NULL;
 }
 
-const char *device_channel_reason(const struct device *device)
+bool device_offers_window(const struct device *device)
 {
-    if (device_register(device, VGPU_REG_CAPS) & VGPU_CAP_WINDOW)
-        return "the device offers a window, this program does not use windows";
-    return "window not offered by this device";
+    return device_register(device, VGPU_REG_CAPS) & VGPU_CAP_WINDOW;
 }

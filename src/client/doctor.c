@@ -4,6 +4,7 @@
  * them; what is wrong comes with its remedy.
  *
  *   device, memory space, registers     here: sysfs does not hang
+ *   window, module, session, answer     doctor_window.c
  *   share, directory, files, clock      doctor_share.c, in a child
  *   mediator                            a real PING through exchange.c
  */
@@ -34,22 +35,26 @@ struct doctor {
     char step[32];
     enum doctor_share_state state;
     bool stopped;
+    bool window_works; /* what is wrong with files is then no more than a warning */
 };
 
 static const char *const status_words[] = {"pass", "warn", "fail"};
 
-static void add(struct doctor *doctor, enum check_status status, int exit_code, const char *name,
+static void add(void *context, enum check_status status, int exit_code, const char *name,
                 const char *remedy, const char *format, ...) __attribute__((format(printf, 6, 7)));
 
-static void add(struct doctor *doctor, enum check_status status, int exit_code, const char *name,
+static void add(void *context, enum check_status status, int exit_code, const char *name,
                 const char *remedy, const char *format, ...)
 {
+    struct doctor *doctor = context;
     struct check *check = &doctor->checks[doctor->count];
     va_list args;
 
     if (doctor->count == DOCTOR_CHECKS_MAX)
         return;
     doctor->count++;
+    if (status == CHECK_FAIL && doctor->window_works)
+        status = CHECK_WARN;
     doctor->tally[status]++;
     check->status = status;
     snprintf(check->name, sizeof(check->name), "%s", name);
@@ -292,11 +297,55 @@ static void print_json(const struct doctor *doctor, int exit_code)
     json_end(&json, exit_code, NULL);
 }
 
+static void check_window(struct doctor *doctor)
+{
+    const struct options *options = doctor->options;
+    struct options limited = *options;
+    struct doctor_window job = {
+        .options = &limited,
+        .device = doctor->identity.has_device ? &doctor->identity.device : NULL,
+        .severity = options->channel == CHANNEL_WINDOW || options->socket ? CHECK_FAIL : CHECK_WARN,
+        .add = add,
+        .context = doctor};
+
+    doctor->window_works = false;
+    limited.timeout_ns = timeout_of(options);
+    doctor->window_works = doctor_window_work(&job);
+}
+
+static bool wants_window(const struct options *options)
+{
+    return options->socket || options->channel == CHANNEL_WINDOW ||
+           (options->channel == CHANNEL_AUTO && !window_file_option(options));
+}
+
+/* Where a session opens, registers that this user cannot read are no failure. */
+static void try_window(struct doctor *doctor)
+{
+    struct options limited = *doctor->options;
+    struct failure failure;
+    struct window window;
+
+    limited.timeout_ns = timeout_of(doctor->options);
+    if (window_open(&limited, &window, &failure) < 0)
+        return;
+    doctor->window_works = true;
+    window_close(&window);
+}
+
 static int examine(struct doctor *doctor)
 {
-    int identity = find_identity(doctor);
+    int identity = 0;
     int signal_number;
 
+    if (wants_window(doctor->options))
+        try_window(doctor);
+    if (!doctor->options->socket)
+        identity = find_identity(doctor);
+    if (wants_window(doctor->options))
+        check_window(doctor);
+    if (doctor->options->socket || doctor->options->channel == CHANNEL_WINDOW)
+        return doctor->exit_code;
     if (identity < 0)
         add(doctor, CHECK_WARN, 0, "share",
             "give --vm-id or --dir to look at the share all the same",

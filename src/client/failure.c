@@ -26,6 +26,12 @@ static const struct {
     [FAILURE_TIMEOUT_SHARE] = {"timeout-share", CLIENT_EXIT_TIMEOUT},
     [FAILURE_TIMEOUT_NOT_TAKEN] = {"timeout-not-taken", CLIENT_EXIT_TIMEOUT},
     [FAILURE_TIMEOUT_NO_ANSWER] = {"timeout-no-answer", CLIENT_EXIT_TIMEOUT},
+    [FAILURE_WINDOW_MISSING] = {"window-missing", CLIENT_EXIT_DEVICE},
+    [FAILURE_WINDOW_DENIED] = {"window-denied", CLIENT_EXIT_DEVICE},
+    [FAILURE_WINDOW_BUSY] = {"window-busy", CLIENT_EXIT_DEVICE},
+    [FAILURE_WINDOW_HOST] = {"window-no-host", CLIENT_EXIT_DEVICE},
+    [FAILURE_WINDOW_ENDED] = {"window-ended", CLIENT_EXIT_DEVICE},
+    [FAILURE_WINDOW_STATUS] = {"window-status", CLIENT_EXIT_ANSWER},
     [FAILURE_INTERRUPTED] = {"interrupted", 128},
     [FAILURE_SYSTEM] = {"system", CLIENT_EXIT_SYSTEM},
 };

@@ -60,7 +60,7 @@ static int find_directory(const struct options *options, struct identity *identi
 int identity_from(const struct options *options, const struct device_list *list,
                   struct identity *ret_identity, struct failure *failure)
 {
-    struct identity identity = {.channel_reason = "no device was looked for"};
+    struct identity identity = {0};
 
     if (list) {
         const struct device *device = device_choose(list, options->device, failure);
@@ -74,7 +74,6 @@ int identity_from(const struct options *options, const struct device_list *list,
         identity.pool = pool < 0x80 ? (char)pool : 0;
         identity.priority = device_register(device, VGPU_REG_PRIORITY);
         identity.vm_id = device_register(device, VGPU_REG_VM_ID);
-        identity.channel_reason = device_channel_reason(device);
     }
     if (options->pool)
         identity.pool = options->pool;
@@ -104,6 +103,15 @@ int identity_find(const struct options *options, struct identity *ret_identity,
         result = identity_from(options, list, ret_identity, failure);
     free(list);
     return result;
+}
+
+void identity_explain(struct identity *identity, const char *reason)
+{
+    if (!identity->has_device)
+        reason = "no device was looked for";
+    else if (!device_offers_window(&identity->device))
+        reason = "window not offered by this device";
+    snprintf(identity->channel_reason, sizeof(identity->channel_reason), "%s", reason);
 }
 
 void identity_print(const struct identity *identity, FILE *out)

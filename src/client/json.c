@@ -73,6 +73,12 @@ void json_milliseconds(struct json *json, const char *key, int64_t ns)
     fprintf(json->out, "%.3f", (double)ns / 1e6);
 }
 
+void json_number(struct json *json, const char *key, double value)
+{
+    write_key(json, key);
+    fprintf(json->out, "%.3f", value);
+}
+
 void json_bool(struct json *json, const char *key, bool value)
 {
     write_key(json, key);

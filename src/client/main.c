@@ -24,6 +24,8 @@ static int run(const struct options *options)
         return command_info(options);
     case ACTION_DOCTOR:
         return command_doctor(options);
+    case ACTION_BENCH:
+        return command_bench(options);
     default:
         return command_request(options);
     }

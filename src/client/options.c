@@ -24,9 +24,18 @@ enum {
     KEY_VM_ID,
     KEY_SYSFS,
     KEY_USAGE,
+    KEY_CHANNEL,
+    KEY_SOCKET,
+    KEY_SECONDS,
+    KEY_MODE,
+    KEY_DEPTH,
 };
 
 static const struct argp_option option_table[] = {
+    {"channel", KEY_CHANNEL, "NAME", 0,
+     "auto (default): the window if it opens, else files; window; file", 1},
+    {"socket", KEY_SOCKET, "PATH", 0,
+     "On the host: this VM's socket (default: the value of VGPU_SOCKET, if it is set)", 1},
     {"share", KEY_SHARE, "DIR", 0,
      "The mounted share; requests go to DIR/vm<id>/ "
      "(default " VGPU_FILE_GUEST_SHARE ")",
@@ -44,6 +53,10 @@ static const struct argp_option option_table[] = {
     {"vm-id", KEY_VM_ID, "ID", 0,
      "Claim this VM id; with --pool and --priority no device is needed", 3},
     {"sysfs", KEY_SYSFS, "DIR", OPTION_HIDDEN, "Look for devices here instead of /sys", 3},
+    {"seconds", KEY_SECONDS, "N", 0, "bench: measure each for so long (default 1)", 4},
+    {"mode", KEY_MODE, "NAME", 0,
+     "bench: poll, sleep, wake, batch, copy, memcpy, idle, file or all (default all)", 4},
+    {"depth", KEY_DEPTH, "N", 0, "bench: operations in a batch, 1 to 512 (default 256)", 4},
     {"help", '?', NULL, 0, "Print this and end", -1},
     {"usage", KEY_USAGE, NULL, 0, "Print a short summary and end", -1},
     {"version", 'V', NULL, 0, "Print the version and end", -1},
@@ -54,9 +67,9 @@ static const char option_text[] =
     "Sends a command to the GPU's host and waits for the answer.\v"
     "COMMAND is VECTOR_ADD (the default), MATRIX_MUL N, GPU_INFO, PING, or any other that the "
     "mediator knows; two numbers (`3 4` or `3:4`) are added.  `info` shows the device, `doctor` "
-    "checks device, share and mediator and says what to do.\n\n"
-    "Exit status: 0 success, 1 the answer is an error, 2 usage, 3 no device, 4 share missing or "
-    "not writable, 5 timeout.";
+    "checks device, window, share and mediator and says what to do, `bench` measures.\n\n"
+    "Exit status: 0 success, 1 the answer is an error, 2 usage, 3 no device or window, 4 share "
+    "missing or not writable, 5 timeout.";
 
 struct parse {
     struct options *options;
@@ -140,8 +153,11 @@ static error_t finish(struct parse *parse)
         options->action = ACTION_INFO;
     else if (strcmp(parse->first_word, "doctor") == 0)
         options->action = ACTION_DOCTOR;
+    else if (strcmp(parse->first_word, "bench") == 0)
+        options->action = ACTION_BENCH;
     if (options->action != ACTION_REQUEST && parse->words > 1)
-        return refuse(parse, "command", options->command, "no argument after info or doctor");
+        return refuse(parse, "command", options->command,
+                      "no argument after info, doctor or bench");
     if (parse->words == 2 && parse->all_numbers)
         *strchr(options->command, ' ') = ':';
     return 0;
@@ -172,6 +188,41 @@ static error_t parse_identity(struct parse *parse, int key, char *value)
     }
 }
 
+static error_t parse_channel(struct parse *parse, const char *value)
+{
+    static const char *const names[] = {"auto", "window", "file"};
+
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            parse->options->channel = (enum client_channel)i;
+            return 0;
+        }
+    }
+    return refuse(parse, "--channel", value, "auto, window or file");
+}
+
+static error_t parse_bench(struct parse *parse, int key, char *value)
+{
+    struct options *options = parse->options;
+
+    switch (key) {
+    case KEY_SECONDS:
+        if (!text_parse_seconds(value, &options->bench_ns))
+            return refuse(parse, "--seconds", value, "seconds from 0.001 to 86400");
+        return 0;
+    case KEY_MODE:
+        if (!bench_knows(value))
+            return refuse(parse, "--mode", value,
+                          "poll, sleep, wake, batch, copy, memcpy, idle, file or all");
+        options->bench_mode = value;
+        return 0;
+    default:
+        if (!text_parse_u32(value, 1, 512, &options->bench_depth))
+            return refuse(parse, "--depth", value, "a number from 1 to 512");
+        return 0;
+    }
+}
+
 static error_t parse_place(struct parse *parse, int key, char *value)
 {
     struct options *options = parse->options;
@@ -181,6 +232,10 @@ static error_t parse_place(struct parse *parse, int key, char *value)
     switch (key) {
     case KEY_SHARE:
         options->share = value;
+        options->share_given = true;
+        return 0;
+    case KEY_SOCKET:
+        options->socket = value;
         return 0;
     case KEY_DIRECTORY:
         options->directory = value;
@@ -223,7 +278,14 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case KEY_DIRECTORY:
     case KEY_DEVICE:
     case KEY_SYSFS:
+    case KEY_SOCKET:
         return parse_place(parse, key, value);
+    case KEY_CHANNEL:
+        return parse_channel(parse, value);
+    case KEY_SECONDS:
+    case KEY_MODE:
+    case KEY_DEPTH:
+        return parse_bench(parse, key, value);
     case 't':
         if (!text_parse_seconds(value, &options->timeout_ns))
             return refuse(parse, "--timeout", value, "seconds from 0.001 to 86400");
@@ -254,6 +316,18 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     }
 }
 
+/* A socket that the environment names is meant, unless files are. */
+static void take_environment(struct options *options)
+{
+    const char *path = getenv("VGPU_SOCKET");
+
+    if (options->socket || !path || !path[0] || options->channel == CHANNEL_FILE ||
+        window_file_option(options))
+        return;
+    options->socket = path;
+    options->socket_is_environment = true;
+}
+
 /* A usage error may come before --json was reached. */
 static bool wants_json(int argc, char **argv)
 {
@@ -275,10 +349,15 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct fai
         .timeout_ns = 30 * CLIENT_NS_PER_S,
         .json = wants_json(argc, argv),
         .priority = -1,
+        .spin_us = -1,
+        .bench_ns = CLIENT_NS_PER_S,
+        .bench_depth = 256,
     };
     if (argp_parse(&client_argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP | ARGP_IN_ORDER, &next,
-                   &parse) == 0)
+                   &parse) == 0) {
+        take_environment(ret_options);
         return 0;
+    }
     if (!parse.failed) {
         const char *last = next > 1 && next <= argc ? argv[next - 1] : "";
 

@@ -117,7 +117,8 @@ static void adopt(struct share *share, int fd, const struct stat *info)
 }
 
 /* Writes a whole file; what an earlier, longer text left is cut off last, so
- * that no reader ever sees half of the new line. */
+ * that no reader ever sees half of the new line.  Nothing else is cut: by then the
+ * mediator may have taken the line and emptied the file, which would grow again. */
 static enum share_result write_file(struct share *share, const char *path, const char *text,
                                     size_t bytes, int flags, bool is_new)
 {
@@ -133,7 +134,8 @@ static enum share_result write_file(struct share *share, const char *path, const
     } else if (!S_ISREG(info.st_mode)) {
         errno = ENXIO;
         result = classify(share, "write", path);
-    } else if (pwrite(fd, text, bytes, 0) != (ssize_t)bytes || ftruncate(fd, (off_t)bytes) < 0) {
+    } else if (pwrite(fd, text, bytes, 0) != (ssize_t)bytes ||
+               (info.st_size > (off_t)bytes && ftruncate(fd, (off_t)bytes) < 0)) {
         result = classify(share, "write", path);
     } else {
         if (is_new)

@@ -14,6 +14,8 @@
  *                differ are computed again, to count the wrong elements.
  *                Besides, some elements are computed again as they come.
  *
+ *   REDUCE       a sum of whole numbers, which is known without adding.
+ *
  * The results are filled with NaN before, so that an element which the backend
  * never wrote is an error too.
  */
@@ -85,6 +87,7 @@ static void add_numbers(const double numbers[2], struct protocol_response *respo
 static void check_vector_add(const struct exec_backend *backend, struct protocol_response *response)
 {
     float a[VECTOR_ELEMENTS], b[VECTOR_ELEMENTS], sum[VECTOR_ELEMENTS];
+    struct vgpu_error error;
     unsigned errors = 0;
     uint64_t begin_ns, used_us;
 
@@ -94,7 +97,10 @@ static void check_vector_add(const struct exec_backend *backend, struct protocol
         sum[i] = NAN;
     }
     begin_ns = clock_monotonic_ns();
-    backend->vector_add(a, b, sum, VECTOR_ELEMENTS);
+    if (backend->vector_add(a, b, sum, VECTOR_ELEMENTS, &error) < 0) {
+        answer(response, false, "VECTOR_ADD was not computed: %s", error.message);
+        return;
+    }
     used_us = microseconds_since(begin_ns);
     for (unsigned i = 0; i < VECTOR_ELEMENTS; i++)
         errors += !((double)sum[i] == (double)a[i] + (double)b[i]);
@@ -217,6 +223,7 @@ static void check_matrix_mul(const struct exec_backend *backend, size_t n,
                              struct protocol_response *response)
 {
     uint64_t begin_ns, used_us, random = 0x9e3779b97f4a7c15u;
+    struct vgpu_error error;
     struct matrices m;
     size_t errors;
 
@@ -226,12 +233,60 @@ static void check_matrix_mul(const struct exec_backend *backend, size_t n,
         return;
     }
     begin_ns = clock_monotonic_ns();
-    backend->matrix_mul(m.a, m.b, m.product, n);
+    if (backend->matrix_mul(m.a, m.b, m.product, n, &error) < 0) {
+        answer(response, false, "MATRIX_MUL %zu was not computed: %s", n, error.message);
+        matrices_free(&m);
+        return;
+    }
     used_us = microseconds_since(begin_ns);
     errors = matrices_count_errors(&m, &random);
     matrices_free(&m);
     answer(response, errors == 0, "Matrix multiply %s: %zux%zu, %zu errors (%s, %llu us)",
            errors ? "FAILED" : "PASSED", n, n, errors, backend->name, (unsigned long long)used_us);
+}
+
+/* --- REDUCE ------------------------------------------------------------------------- */
+
+/* The elements are 0 to 6 in turn: multiples and sums are exact in a double. */
+#define REDUCE_PERIOD 7u
+
+static double reduce_expected(size_t count)
+{
+    size_t left = count % REDUCE_PERIOD, rounds = count / REDUCE_PERIOD;
+    size_t sum = rounds * (REDUCE_PERIOD * (REDUCE_PERIOD - 1) / 2);
+
+    if (left > 0)
+        sum += left * (left - 1) / 2;
+    return (double)sum;
+}
+
+static void check_reduce(const struct exec_backend *backend, size_t count,
+                         struct protocol_response *response)
+{
+    float *x = malloc(count * sizeof(*x));
+    uint64_t begin_ns, used_us;
+    struct vgpu_error error;
+    double sum = NAN;
+    int result;
+
+    if (!x) {
+        answer(response, false, "REDUCE %zu: the host has no memory left, try a smaller one",
+               count);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(i % REDUCE_PERIOD);
+    begin_ns = clock_monotonic_ns();
+    result = backend->reduce(x, count, &sum, &error);
+    used_us = microseconds_since(begin_ns);
+    free(x);
+    if (result < 0)
+        answer(response, false, "REDUCE %zu was not computed: %s", count, error.message);
+    else
+        answer(response, sum == reduce_expected(count),
+               "Reduce %s: %zu elements, sum %.0f (%s, %llu us)",
+               sum == reduce_expected(count) ? "PASSED" : "FAILED", count, sum, backend->name,
+               (unsigned long long)used_us);
 }
 
 /* --- all ----------------------------------------------------------------------------- */
@@ -265,8 +320,13 @@ void exec_run_command(const struct exec_backend *backend, const char *command,
         answer(ret_response, true, "PONG%s%s", *parsed.text ? " " : "", parsed.text);
         return;
     case OPERATION_SPIN:
-        backend->spin(parsed.size);
-        answer(ret_response, true, "Spun %u ms", parsed.size);
+        if (backend->spin(parsed.size, &error) < 0)
+            answer(ret_response, false, "SPIN %u did not run: %s", parsed.size, error.message);
+        else
+            answer(ret_response, true, "Spun %u ms", parsed.size);
+        return;
+    case OPERATION_REDUCE:
+        check_reduce(backend, parsed.size, ret_response);
         return;
     case OPERATION_TEST:
         answer(ret_response, true, "%s OK", parsed.text);

@@ -8,7 +8,7 @@
  * row of B and of the product, four rows of B at a time, so it reads memory in
  * order and the compiler makes vector instructions of it.
  */
-#include "exec/exec.h"
+#include "exec/device.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -19,9 +19,18 @@
 #define BLOCK_ROWS 64     /* of B; a multiple of the four taken at a time */
 #define BLOCK_COLUMNS 256 /* BLOCK_ROWS × BLOCK_COLUMNS floats are 64 KiB */
 
-static int cpu_open(struct vgpu_error *error)
+/* Read at the start: later a worker may open no file. */
+static char cpu_model[256] = "unknown model";
+static long cpu_cores = 1;
+
+static void read_model(char *model, size_t bytes);
+
+static int cpu_open(const struct exec_backend_config *config, struct vgpu_error *error)
 {
+    (void)config;
     (void)error;
+    read_model(cpu_model, sizeof(cpu_model));
+    cpu_cores = sysconf(_SC_NPROCESSORS_ONLN);
     return 0;
 }
 
@@ -29,10 +38,22 @@ static void cpu_close(void)
 {
 }
 
-static void cpu_vector_add(const float *a, const float *b, float *sum, size_t count)
+static int cpu_vector_add(const float *a, const float *b, float *sum, size_t count,
+                          struct vgpu_error *error)
 {
+    (void)error;
     for (size_t i = 0; i < count; i++)
         sum[i] = a[i] + b[i];
+    return 0;
+}
+
+static int cpu_reduce(const float *x, size_t count, double *ret_sum, struct vgpu_error *error)
+{
+    (void)error;
+    *ret_sum = 0;
+    for (size_t i = 0; i < count; i++)
+        *ret_sum += (double)x[i];
+    return 0;
 }
 
 /* product[0..columns) += a[0..rows) × the block of B at `b`, whose rows are
@@ -60,8 +81,10 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static void cpu_matrix_mul(const float *a, const float *b, float *product, size_t n)
+static int cpu_matrix_mul(const float *a, const float *b, float *product, size_t n,
+                          struct vgpu_error *error)
 {
+    (void)error;
     memset(product, 0, n * n * sizeof(*product));
     for (size_t k = 0; k < n; k += BLOCK_ROWS) {
         for (size_t j = 0; j < n; j += BLOCK_COLUMNS) {
@@ -70,18 +93,21 @@ static void cpu_matrix_mul(const float *a, const float *b, float *product, size_
                                    smaller(BLOCK_ROWS, n - k), smaller(BLOCK_COLUMNS, n - j), n);
         }
     }
+    return 0;
 }
 
 /* Occupies the device, not a core: to the scheduler a worker that sleeps is as
  * busy as one that computes. */
-static void cpu_spin(uint32_t spin_ms)
+static int cpu_spin(uint32_t spin_ms, struct vgpu_error *error)
 {
     uint64_t end_ns = clock_monotonic_ns() + spin_ms * NS_PER_MS;
     struct timespec end = {.tv_sec = (time_t)(end_ns / NS_PER_S),
                            .tv_nsec = (long)(end_ns % NS_PER_S)};
 
+    (void)error;
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL) == EINTR)
         ;
+    return 0;
 }
 
 /* The value of the first `model name : …` line, "unknown model" elsewhere. */
@@ -106,12 +132,8 @@ static void read_model(char *model, size_t bytes)
 
 static void cpu_describe(char *text, size_t bytes)
 {
-    char model[256];
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-
-    read_model(model, sizeof(model));
-    snprintf(text, bytes, "CPU backend: %s, %ld core%s, no GPU", model, cores,
-             cores == 1 ? "" : "s");
+    snprintf(text, bytes, "CPU backend: %s, %ld core%s, no GPU", cpu_model, cpu_cores,
+             cpu_cores == 1 ? "" : "s");
 }
 
 const struct exec_backend exec_backend_cpu = {
@@ -120,6 +142,8 @@ const struct exec_backend exec_backend_cpu = {
     .close = cpu_close,
     .vector_add = cpu_vector_add,
     .matrix_mul = cpu_matrix_mul,
+    .reduce = cpu_reduce,
     .spin = cpu_spin,
     .describe = cpu_describe,
+    .device = &cpu_device_ops,
 };

@@ -46,6 +46,7 @@ struct exec_worker {
     unsigned open_handles;
     uint64_t sequence;        /* what it runs, 0 when idle */
     uint64_t sent_ns;         /* when it got that, CLOCK_MONOTONIC */
+    uint32_t contexts;        /* that it said to have when it answered last */
     bool spawned;             /* the process handle is the loop's, even where spawning failed */
     bool exited;              /* the process is gone */
     bool stopping;            /* it was asked to end: no more operations */
@@ -113,14 +114,14 @@ static const char *signal_name(int number)
     return "no common one";
 }
 
-static void worker_describe_end(const struct exec_worker *worker, int64_t status, int number,
-                                char *reason, size_t bytes)
+void exec_describe_end(bool killed, const char *fault, int64_t status, int number, char *reason,
+                       size_t bytes)
 {
-    const char *separator = worker->fault[0] ? ": " : "";
+    const char *separator = fault[0] ? ": " : "";
 
     /* It may have died of something else before our signal came. */
-    if (worker->killed && number == SIGKILL)
-        snprintf(reason, bytes, "killed by the mediator%s%s", separator, worker->fault);
+    if (killed && number == SIGKILL)
+        snprintf(reason, bytes, "killed by the mediator%s%s", separator, fault);
     else if (number)
         snprintf(reason, bytes, "killed by signal %d (%s)", number, signal_name(number));
     else
@@ -167,6 +168,7 @@ static void worker_complete(struct exec_worker *worker, const struct exec_result
 
     text_copy(response.message, sizeof(response.message), result->message);
     worker->sequence = 0;
+    worker->contexts = result->contexts;
     worker->events.completed(worker, sequence, &response, device_us, worker->events.context);
 }
 
@@ -220,7 +222,7 @@ static void worker_on_exit(uv_process_t *process, int64_t status, int number)
         worker_receive(worker);
     if (worker->forgotten)
         return; /* completed() detached it */
-    worker_describe_end(worker, status, number, reason, sizeof(reason));
+    exec_describe_end(worker->killed, worker->fault, status, number, reason, sizeof(reason));
     worker->events.ended(worker, worker->sequence, reason, worker->events.context);
     if (!worker->forgotten)
         worker_close(worker);
@@ -228,9 +230,7 @@ static void worker_on_exit(uv_process_t *process, int64_t status, int number)
 
 /* --- start ---------------------------------------------------------------------- */
 
-/* What a worker needs to know of its surroundings, and nothing else: the
- * mediator's environment may hold secrets. */
-static char **environment_new(void)
+char **exec_environment_new(void)
 {
     static const char *const passed[] = {"VGPU_FAULT", "ASAN_OPTIONS", "LSAN_OPTIONS",
                                          "TSAN_OPTIONS", "UBSAN_OPTIONS"};
@@ -251,19 +251,32 @@ static char **environment_new(void)
     return environment;
 }
 
-static void environment_free(char **environment)
+void exec_environment_free(char **environment)
 {
     for (char **at = environment; at && *at; at++)
         free(*at);
     free(environment);
 }
 
-static int execution_log_open(const char *path, struct vgpu_error *error)
+int exec_execution_log_open(const char *path, struct vgpu_error *error)
 {
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, 0640);
 
     if (fd < 0)
         return error_set_errno(error, "cannot open execution log '%s'", path);
+    return fd;
+}
+
+int exec_cgroup_open(const char *path, struct vgpu_error *error)
+{
+    char procs[PATH_MAX];
+    int fd;
+
+    if (snprintf(procs, sizeof(procs), "%s/cgroup.procs", path) >= (int)sizeof(procs))
+        return error_set(error, ENAMETOOLONG, "cgroup '%s' is too long", path);
+    fd = open(procs, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_set_errno(error, "cannot open '%s'", procs);
     return fd;
 }
 
@@ -275,48 +288,81 @@ static int program_resolve(const char *program, char path[PATH_MAX], struct vgpu
     return 0;
 }
 
-/* `fds`: what becomes EXEC_SOCKET_FD, EXEC_RECORD_FD, EXEC_LOG_FD (-1: none). */
+struct arguments {
+    char vm[16], uid[16], gid[16];
+    char *list[16];
+    size_t count;
+};
+
+static void add_word(struct arguments *arguments, const char *word)
+{
+    arguments->list[arguments->count++] = (char *)(uintptr_t)word; /* argv is not const */
+}
+
+static void make_arguments(struct arguments *arguments, const struct exec_worker_config *config)
+{
+    *arguments = (struct arguments){.count = 0};
+    snprintf(arguments->vm, sizeof(arguments->vm), "%u", config->vm_id);
+    add_word(arguments, "vgpu-worker");
+    add_word(arguments, "--vm");
+    add_word(arguments, arguments->vm);
+    add_word(arguments, "--backend");
+    add_word(arguments, config->backend);
+    if (config->device) {
+        add_word(arguments, "--device");
+        add_word(arguments, config->device);
+    }
+    if (config->cuda_library) {
+        add_word(arguments, "--cuda-library");
+        add_word(arguments, config->cuda_library);
+    }
+    if (config->execution_log)
+        add_word(arguments, "--execution-log");
+    if (config->cgroup)
+        add_word(arguments, "--cgroup");
+    if (config->uid == (uid_t)-1)
+        return;
+    snprintf(arguments->uid, sizeof(arguments->uid), "%u", config->uid);
+    snprintf(arguments->gid, sizeof(arguments->gid), "%u", config->gid);
+    add_word(arguments, "--uid");
+    add_word(arguments, arguments->uid);
+    add_word(arguments, "--gid");
+    add_word(arguments, arguments->gid);
+}
+
+/* `fds`: what becomes the worker's descriptor of that number; -1: nothing. */
 static int worker_spawn(uv_loop_t *loop, struct exec_worker *worker,
-                        const struct exec_worker_config *config, const int fds[3],
+                        const struct exec_worker_config *config, const int fds[EXEC_FD_COUNT],
                         struct vgpu_error *error)
 {
-    char program[PATH_MAX], name[] = "vgpu-worker", vm[16], vm_option[] = "--vm",
-                            backend_option[] = "--backend", log_option[] = "--execution-log",
-                            backend[32];
-    char *args[] = {name, vm_option, vm, backend_option, backend, log_option, NULL};
-    uv_stdio_container_t stdio[EXEC_LOG_FD + 1] = {
-        [0] = {.flags = UV_IGNORE},
-        [1] = {.flags = UV_IGNORE},
-        [2] = {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
-        [EXEC_SOCKET_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[0]},
-        [EXEC_RECORD_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[1]},
-        [EXEC_LOG_FD] = {.flags = UV_INHERIT_FD, .data.fd = fds[2]},
-    };
+    char program[PATH_MAX];
+    struct arguments arguments;
+    uv_stdio_container_t stdio[EXEC_FD_COUNT] = {
+        [STDERR_FILENO] = {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO}};
     uv_process_options_t options = {
         .exit_cb = worker_on_exit,
         .file = program,
-        .args = args,
         .cwd = "/",
         .flags = UV_PROCESS_DETACHED,
         .stdio = stdio,
-        .stdio_count = EXEC_LOG_FD + 1,
+        .stdio_count = EXEC_FD_COUNT,
     };
     int code;
 
     if (program_resolve(config->program, program, error) < 0)
         return -1;
-    snprintf(vm, sizeof(vm), "%u", config->vm_id);
-    text_copy(backend, sizeof(backend), config->backend);
-    if (fds[2] < 0) {
-        options.stdio_count--;
-        args[5] = NULL;
+    make_arguments(&arguments, config);
+    options.args = arguments.list;
+    for (int i = EXEC_SOCKET_FD; i < EXEC_FD_COUNT; i++) {
+        if (fds[i] >= 0)
+            stdio[i] = (uv_stdio_container_t){.flags = UV_INHERIT_FD, .data.fd = fds[i]};
     }
-    options.env = environment_new();
+    options.env = exec_environment_new();
     if (!options.env)
         return error_set(error, ENOMEM, "cannot run worker program '%s'", config->program);
     worker->spawned = true;
     code = uv_spawn(loop, &worker->process, &options);
-    environment_free(options.env);
+    exec_environment_free(options.env);
     if (code < 0)
         return error_set(error, -code, "cannot run worker program '%s': %s", config->program,
                          uv_strerror(code));
@@ -353,7 +399,7 @@ static struct exec_worker *worker_new(uv_loop_t *loop, const struct exec_worker_
 }
 
 static int worker_launch(uv_loop_t *loop, const struct exec_worker_config *config,
-                         const struct exec_worker_events *events, int record_fd, int log_fd,
+                         const struct exec_worker_events *events, int fds[EXEC_FD_COUNT],
                          struct exec_worker **ret_worker, struct vgpu_error *error)
 {
     struct exec_worker *worker;
@@ -363,8 +409,8 @@ static int worker_launch(uv_loop_t *loop, const struct exec_worker_config *confi
         return error_set_errno(error, "cannot make a worker's socket");
     worker = worker_new(loop, events, pair[0], error);
     if (worker) {
-        result =
-            worker_spawn(loop, worker, config, (const int[]){pair[1], record_fd, log_fd}, error);
+        fds[EXEC_SOCKET_FD] = pair[1];
+        result = worker_spawn(loop, worker, config, fds, error);
         if (result < 0)
             worker_close(worker);
         else
@@ -378,18 +424,26 @@ int exec_worker_start(uv_loop_t *loop, const struct exec_worker_config *config,
                       const struct exec_worker_events *events, struct exec_worker **ret_worker,
                       struct vgpu_error *error)
 {
-    int result = -1, log_fd = -1;
-    int record_fd = exec_record_lock(config->record_path, error);
+    int fds[EXEC_FD_COUNT], result;
 
-    if (record_fd < 0)
-        return -1;
-    if (config->execution_log)
-        log_fd = execution_log_open(config->execution_log, error);
-    if (!config->execution_log || log_fd >= 0)
-        result = worker_launch(loop, config, events, record_fd, log_fd, ret_worker, error);
+    for (int i = 0; i < EXEC_FD_COUNT; i++)
+        fds[i] = -1;
+    fds[EXEC_RECORD_FD] = exec_record_lock(config->record_path, error);
+    result = fds[EXEC_RECORD_FD] < 0 ? -1 : 0;
+    if (result == 0 && config->execution_log) {
+        fds[EXEC_LOG_FD] = exec_execution_log_open(config->execution_log, error);
+        result = fds[EXEC_LOG_FD] < 0 ? -1 : 0;
+    }
+    if (result == 0 && config->cgroup) {
+        fds[EXEC_CGROUP_FD] = exec_cgroup_open(config->cgroup, error);
+        result = fds[EXEC_CGROUP_FD] < 0 ? -1 : 0;
+    }
+    if (result == 0)
+        result = worker_launch(loop, config, events, fds, ret_worker, error);
     /* The worker has copies now, the lock among them. */
-    fd_close(&log_fd);
-    fd_close(&record_fd);
+    fd_close(&fds[EXEC_RECORD_FD]);
+    fd_close(&fds[EXEC_LOG_FD]);
+    fd_close(&fds[EXEC_CGROUP_FD]);
     return result;
 }
 
@@ -417,6 +471,11 @@ int exec_worker_run(struct exec_worker *worker, uint64_t sequence, const char *c
     worker->sequence = sequence;
     worker->sent_ns = sent_ns;
     return 0;
+}
+
+uint32_t exec_worker_contexts(const struct exec_worker *worker)
+{
+    return worker->contexts;
 }
 
 pid_t exec_worker_pid(const struct exec_worker *worker)

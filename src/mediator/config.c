@@ -21,6 +21,8 @@
 #define CONFIG_LINE_MAX_BYTES 198
 
 #define DEFAULT_STATE_DIR "/var/lib/vgpu"
+#define DEFAULT_RUN_DIR "/run/vgpu"
+#define DEFAULT_NVML_LIBRARY "libnvidia-ml.so.1"
 
 /* --- values ------------------------------------------------------------------- */
 
@@ -38,8 +40,24 @@ static const struct choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                            {NULL, 0}};
 static const struct choice pools_modes[] = {
     {"shared", SCHED_POOLS_SHARED}, {"independent", SCHED_POOLS_INDEPENDENT}, {NULL, 0}};
-static const struct choice policies[] = {
-    {"strict", SCHED_POLICY_STRICT}, {"fifo", SCHED_POLICY_FIFO}, {NULL, 0}};
+static const struct choice policies[] = {{"strict", SCHED_POLICY_STRICT},
+                                         {"wfq", SCHED_POLICY_WFQ},
+                                         {"fifo", SCHED_POLICY_FIFO},
+                                         {"round-robin", SCHED_POLICY_ROUND_ROBIN},
+                                         {NULL, 0}};
+static const struct choice pool_policies[] = {
+    {"strict", CONFIG_POLICY_STRICT},   {"wfq", CONFIG_POLICY_WFQ},
+    {"fifo", CONFIG_POLICY_FIFO},       {"round-robin", CONFIG_POLICY_ROUND_ROBIN},
+    {"default", CONFIG_POLICY_DEFAULT}, {NULL, 0}};
+static const struct choice yes_no[] = {{"no", false}, {"yes", true}, {NULL, 0}};
+static const struct choice channels[] = {
+    {"file window", CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW},
+    {"window file", CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW},
+    {"window", CONFIG_CHANNEL_WINDOW},
+    {"file", CONFIG_CHANNEL_FILE},
+    {NULL, 0}};
+static const struct choice gpu_missing[] = {{"unavailable", false}, {"cpu", true}, {NULL, 0}};
+static const struct choice placements[] = {{"spread", false}, {"pack", true}, {NULL, 0}};
 static const struct choice unregistered[] = {{"refuse", false}, {"accept", true}, {NULL, 0}};
 
 static int bad_value(struct vgpu_error *error, const char *key, const char *value,
@@ -89,6 +107,16 @@ static int parse_path(const char *key, const char *value, char target[PATH_MAX],
     return 0;
 }
 
+/* Of a library; a name is searched for as dlopen(3) does. */
+static int parse_library(const char *key, const char *value, char target[PATH_MAX],
+                         struct vgpu_error *error)
+{
+    if (value[0] == '\0' || (value[0] != '/' && strchr(value, '/')) || strlen(value) >= PATH_MAX)
+        return bad_value(error, key, value, "an absolute path, the name of a library, or none");
+    text_copy(target, PATH_MAX, value);
+    return 0;
+}
+
 static int parse_priority(const char *key, const char *value, uint8_t *ret_priority,
                           struct vgpu_error *error)
 {
@@ -99,7 +127,7 @@ static int parse_priority(const char *key, const char *value, uint8_t *ret_prior
 
 /* --- [mediator] ------------------------------------------------------------------ */
 
-enum key_type { KEY_PATH, KEY_NUMBER, KEY_CHOICE, KEY_PRIORITY };
+enum key_type { KEY_PATH, KEY_NUMBER, KEY_CHOICE, KEY_PRIORITY, KEY_NAME, KEY_LIBRARY };
 
 struct mediator_key {
     const char *name;
@@ -126,11 +154,15 @@ struct mediator_key {
     }
 
 static const struct mediator_key mediator_keys[] = {
+    CHOICE("channels", channels, channels),
     PATH(share),
     PATH(state_dir),
+    PATH(run_dir),
     PATH(log),
     PATH(worker),
     PATH(execution_log),
+    PATH(cuda_library),
+    PATH(database),
     CHOICE("log_format", log_format, log_formats),
     CHOICE("log_level", log_level, log_levels),
     CHOICE("pools", pools_mode, pools_modes),
@@ -140,10 +172,44 @@ static const struct mediator_key mediator_keys[] = {
     NUMBER(poll_min_ms, 1, 1000),
     NUMBER(poll_max_ms, 1, 60000),
     NUMBER(response_hold_ms, 0, 3600000),
+    NUMBER(quarantine_faults, 0, 1000),
+    NUMBER(quarantine_window_s, 1, 86400),
+    NUMBER(quarantine_cooldown_s, 0, 604800),
     NUMBER(unterminated_hold_ms, 100, 3600000),
     NUMBER(operation_limit_ms, 1, 86400000),
     NUMBER(worker_idle_ms, 0, 86400000),
+    {.name = "worker_user", .type = KEY_NAME, .offset = FIELD(worker_user)},
+    {.name = "control_group", .type = KEY_NAME, .offset = FIELD(control_group)},
+    PATH(worker_cgroup),
+    NUMBER(worker_memory_mib, 0, 1u << 20),
+    NUMBER(device_memory_mib, 1, 1u << 20),
+    NUMBER(image_memory_mib, 1, 1u << 20),
+    CHOICE("count_contexts", count_contexts, yes_no),
+    NUMBER(gpu_check_ms, 100, 600000),
+    CHOICE("gpu_missing", gpu_missing_cpu, gpu_missing),
+    NUMBER(sessions_max, 1, 64),
+    NUMBER(sessions_per_device, 1, 1000000),
+    NUMBER(contexts_per_device, 0, 1000000),
+    NUMBER(contexts_per_vm, 0, 1000000),
+    NUMBER(grant_us, 10, 1000000),
+    NUMBER(grant_ops, 1, 1000000),
+    NUMBER(grant_min_us, 0, 1000000),
+    NUMBER(protect_us, 0, 1000000),
+    NUMBER(protect_inflight, 0, 1024),
+    NUMBER(protect_ms, 0, 3600000),
+    NUMBER(switch_us, 0, 1000000),
+    NUMBER(switch_share_percent, 0, 99),
+    NUMBER(spin_us, 0, 10000),
+    {.name = "nvml_library", .type = KEY_LIBRARY, .offset = FIELD(nvml_library)},
+    NUMBER(health_interval_ms, 100, 3600000),
+    NUMBER(metrics_port, 0, 65535),
+    NUMBER(metrics_vms, 0, 10000),
+    NUMBER(trace_kib, 0, TRACE_KIB_MAX),
+    NUMBER(trace_session_kib, 0, TRACE_KIB_MAX),
 };
+
+/* struct reader keeps a bit a key. */
+_Static_assert(VGPU_ARRAY_LENGTH(mediator_keys) <= CONFIG_KEYS_MAX, "keys_seen is too small");
 
 static int set_choice(struct config *config, const struct mediator_key *key, const char *value,
                       struct vgpu_error *error)
@@ -174,6 +240,13 @@ static int set_key(struct config *config, const struct mediator_key *key, const 
         return set_choice(config, key, value, error);
     case KEY_PRIORITY:
         return parse_priority(key->name, value, (uint8_t *)field, error);
+    case KEY_NAME:
+        if (value[0] == '\0' || strlen(value) >= CONFIG_NAME_BYTES)
+            return bad_value(error, key->name, value, "the name of a user or group of this host");
+        text_copy(field, CONFIG_NAME_BYTES, value);
+        return 0;
+    case KEY_LIBRARY:
+        return parse_library(key->name, value, field, error);
     }
     return -1;
 }
@@ -196,17 +269,150 @@ int config_set(struct config *config, const char *key, const char *value, struct
     return set_key(config, &mediator_keys[index], value, error);
 }
 
+/* reload.c applies a change of these to what runs. */
+static const char *const keys_at_once[] = {
+    "contexts_per_device",
+    "contexts_per_vm",
+    "grant_us",
+    "grant_ops",
+    "grant_min_us",
+    "protect_us",
+    "protect_inflight",
+    "protect_ms",
+    "switch_us",
+    "switch_share_percent",
+    "quarantine_faults",
+    "quarantine_window_s",
+    "quarantine_cooldown_s",
+};
+
+static bool counts_at_once(const char *name)
+{
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(keys_at_once); i++) {
+        if (strcmp(keys_at_once[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool is_same(const struct mediator_key *key, const struct config *a, const struct config *b)
+{
+    const char *x = (const char *)a + key->offset, *y = (const char *)b + key->offset;
+
+    switch (key->type) {
+    case KEY_NUMBER:
+        return memcmp(x, y, sizeof(uint32_t)) == 0;
+    case KEY_CHOICE:
+        return memcmp(x, y, key->bytes) == 0;
+    case KEY_PRIORITY:
+        return *x == *y;
+    case KEY_PATH:
+    case KEY_NAME:
+    case KEY_LIBRARY:
+        break;
+    }
+    return strcmp(x, y) == 0;
+}
+
+size_t config_next_start(const struct config *now, const struct config *wanted,
+                         const char *ret_names[CONFIG_KEYS_MAX])
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(mediator_keys); i++) {
+        const struct mediator_key *key = &mediator_keys[i];
+
+        if (!counts_at_once(key->name) && !is_same(key, now, wanted))
+            ret_names[count++] = key->name;
+    }
+    return count;
+}
+
 /* --- [pool X] and [vm N] ------------------------------------------------------------ */
+
+static bool is_numbered(const char *device, const char *kind)
+{
+    size_t bytes = strlen(kind);
+    uint64_t index;
+
+    return strncmp(device, kind, bytes) == 0 && text_parse_u64(device + bytes, 0, 63, &index);
+}
+
+/* "-" or ":" and "." between hexadecimal digits, as UUIDs and PCI addresses have them. */
+static bool is_hexadecimal(const char *text, const char *separators)
+{
+    size_t digits = strspn(text, "0123456789abcdefABCDEF");
+
+    if (digits == 0)
+        return false;
+    if (text[digits] == '\0')
+        return true;
+    return strchr(separators, text[digits]) && is_hexadecimal(text + digits + 1, separators);
+}
+
+bool config_device_is_known(const char *device)
+{
+    if (strcmp(device, "cpu") == 0 || is_numbered(device, "cpu:") || is_numbered(device, "cuda:"))
+        return true;
+    if (strncmp(device, "GPU-", 4) == 0 || strncmp(device, "MIG-", 4) == 0)
+        return is_hexadecimal(device + 4, "-");
+    return strchr(device, ':') && strchr(device, '.') && is_hexadecimal(device, ":.");
+}
+
+static bool pool_has_device(const struct config_pool *pool, const char *name)
+{
+    char known[CONFIG_DEVICE_BYTES];
+
+    for (unsigned i = 0; config_pool_device(pool, i, known); i++) {
+        if (strcmp(known, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int add_device(struct config_pool *pool, const char *name, struct vgpu_error *error)
+{
+    size_t used = strlen(pool->device);
+
+    if (strlen(name) >= CONFIG_DEVICE_BYTES || !config_device_is_known(name))
+        return bad_value(error, "device", name,
+                         "cpu, cpu:0 to cpu:63, cuda:0 to cuda:63, GPU-<uuid>, MIG-<uuid> or a PCI "
+                         "address such as 0000:65:00.0");
+    if (pool_has_device(pool, name))
+        return error_set(error, EINVAL,
+                         "device = %s: it stands twice in this pool: expected each device once",
+                         name);
+    snprintf(pool->device + used, sizeof(pool->device) - used, "%s%s", used ? " " : "", name);
+    return 0;
+}
 
 static int set_device(struct config_pool *pool, const char *value, struct vgpu_error *error)
 {
-    uint64_t index;
+    char text[CONFIG_POOL_DEVICE_BYTES], *rest = text;
+    unsigned count = 0;
+    const char *name;
 
-    if (strcmp(value, "cpu") != 0 &&
-        (strncmp(value, "cpu:", 4) != 0 || !text_parse_u64(value + 4, 0, 63, &index)))
+    if (strchr(value, ','))
         return bad_value(error, "device", value,
-                         "cpu or cpu:0 to cpu:63 (this version has no other backend)");
-    text_copy(pool->device, sizeof(pool->device), value);
+                         "each device once, with spaces between, no commas");
+    text_copy(text, sizeof(text), value);
+    pool->device[0] = '\0';
+    while ((name = strtok_r(rest, " \t", &rest))) {
+        if (++count > CONFIG_POOL_DEVICES_MAX || strlen(value) >= sizeof(text))
+            return bad_value(error, "device", value, "at most 8 devices");
+        if (add_device(pool, name, error) < 0)
+            return -1;
+    }
+    return count > 0 ? 0 : add_device(pool, "", error);
+}
+
+static int set_placement(struct config_pool *pool, const char *value, struct vgpu_error *error)
+{
+    int pack = 0;
+
+    if (parse_choice("placement", value, placements, &pack, error) < 0)
+        return -1;
+    pool->pack = pack;
     return 0;
 }
 
@@ -221,12 +427,58 @@ static int set_name(char target[CONFIG_NAME_BYTES], const char *value, struct vg
     return 0;
 }
 
-static const char *const pool_keys[] = {"name", "device"};
+const char *config_policy_name(enum config_policy policy)
+{
+    for (const struct choice *choice = pool_policies; choice->name; choice++) {
+        if (choice->value == (int)policy)
+            return choice->name;
+    }
+    return "?";
+}
+
+static int set_policy(struct config_pool *pool, const char *value, struct vgpu_error *error)
+{
+    int policy = 0;
+
+    if (parse_choice("policy", value, pool_policies, &policy, error) < 0)
+        return -1;
+    pool->policy = (enum config_policy)policy;
+    return 0;
+}
+
+static int set_demand(struct config_pool *pool, const char *value, struct vgpu_error *error)
+{
+    int demand = 0;
+
+    if (parse_choice("demand", value, yes_no, &demand, error) < 0)
+        return -1;
+    pool->demand = demand;
+    return 0;
+}
+
+static const char *const pool_keys[] = {"name",   "device",   "placement", "session_devices",
+                                        "policy", "aging_ms", "demand"};
 
 static int set_pool_key(struct config_pool *pool, size_t key, const char *value,
                         struct vgpu_error *error)
 {
-    return key == 0 ? set_name(pool->name, value, error) : set_device(pool, value, error);
+    switch (key) {
+    case 0:
+        return set_name(pool->name, value, error);
+    case 1:
+        return set_device(pool, value, error);
+    case 2:
+        return set_placement(pool, value, error);
+    case 3:
+        return parse_number("session_devices", value, 1, CONFIG_POOL_DEVICES_MAX,
+                            &pool->session_devices, error);
+    case 4:
+        return set_policy(pool, value, error);
+    case 5:
+        return parse_number("aging_ms", value, 0, 86400000, &pool->aging_ms, error);
+    default:
+        return set_demand(pool, value, error);
+    }
 }
 
 static bool find_user(const char *text, uid_t *ret_uid, gid_t *ret_gid)
@@ -303,7 +555,43 @@ static int set_vm_pool(struct config_vm *vm, const char *value, struct vgpu_erro
     return 0;
 }
 
-static const char *const vm_keys[] = {"pool", "priority", "name", "owner", "mode"};
+static const char *const vm_keys[] = {"pool",
+                                      "priority",
+                                      "name",
+                                      "owner",
+                                      "mode",
+                                      "weight",
+                                      "request_rate",
+                                      "request_burst",
+                                      "device_share_percent",
+                                      "queue_depth_max",
+                                      "inflight_ops_max",
+                                      "inflight_kib_max"};
+
+/* From the sixth of vm_keys on. */
+static const struct {
+    size_t offset;
+    uint32_t max;
+} vm_limits[] = {
+    {offsetof(struct config_vm, weight), 1000},
+    {offsetof(struct config_vm, request_rate), 10000000},
+    {offsetof(struct config_vm, request_burst), 10000000},
+    {offsetof(struct config_vm, device_share_percent), 100},
+    {offsetof(struct config_vm, queue_depth_max), 1000000},
+    {offsetof(struct config_vm, inflight_ops_max), 65536},
+    {offsetof(struct config_vm, inflight_kib_max), 1u << 30},
+};
+
+#define FIRST_VM_LIMIT (VGPU_ARRAY_LENGTH(vm_keys) - VGPU_ARRAY_LENGTH(vm_limits))
+
+static int set_vm_limit(struct config_vm *vm, size_t key, const char *value,
+                        struct vgpu_error *error)
+{
+    size_t index = key - FIRST_VM_LIMIT;
+
+    return parse_number(vm_keys[key], value, 0, vm_limits[index].max,
+                        (uint32_t *)(void *)((char *)vm + vm_limits[index].offset), error);
+}
 
 static int set_vm_key(struct config_vm *vm, size_t key, const char *value, struct vgpu_error *error)
 {
@@ -316,8 +604,10 @@ static int set_vm_key(struct config_vm *vm, size_t key, const char *value, struc
         return set_name(vm->name, value, error);
     case 3:
         return set_owner(vm, value, error);
-    default:
+    case 4:
         return set_mode(vm, value, error);
+    default:
+        return set_vm_limit(vm, key, value, error);
     }
 }
 
@@ -335,7 +625,7 @@ static struct config_pool *pool_section(struct config *config, const char *id,
             return &config->pools[i];
     }
     pool = &config->pools[config->pool_count++];
-    *pool = (struct config_pool){.id = id[0], .device = "cpu"};
+    *pool = (struct config_pool){.id = id[0], .device = "cpu", .session_devices = 1};
     return pool;
 }
 
@@ -378,7 +668,7 @@ struct reader {
     unsigned error_line; /* 0: none yet */
     struct vgpu_error *error;
     char section[64];
-    uint32_t keys_seen; /* of this section, by index in its table */
+    uint64_t keys_seen; /* of this section, by index in its table */
     char header[64];    /* the last line with brackets, as it stands there */
     unsigned header_line;
     bool header_used; /* a key came behind it */
@@ -418,12 +708,12 @@ static int judge_key(struct reader *reader, const char *const *names, size_t cou
     if (index < 0)
         return error_set(reader->error, EINVAL,
                          "unknown key '%s' in [mediator]: see vgpu-mediator.conf(5)", key);
-    if (reader->keys_seen & (1u << index))
+    if (reader->keys_seen & (1ull << index))
         return error_set(reader->error, EINVAL,
                          "'%s' stands twice in [%s], or its value has "
                          "several lines",
                          key, reader->section);
-    reader->keys_seen |= 1u << index;
+    reader->keys_seen |= 1ull << index;
     return index;
 }
 
@@ -448,6 +738,8 @@ static int apply_key(struct reader *reader, const char *section, const char *key
         vm = index < 0 ? NULL : vm_section(config, section + 3, reader->header_line, reader->error);
         return vm ? set_vm_key(vm, (size_t)index, value, reader->error) : -1;
     }
+    if (strcmp(section, "admin") == 0)
+        return 0; /* vgpu-admin's own */
     if (section[0] == '\0')
         return error_set(reader->error, EINVAL,
                          "'%s' stands before the first section: put [mediator], [pool X] or [vm N] "
@@ -577,6 +869,8 @@ int config_read(struct config *config, const char *path, struct vgpu_error *erro
 void config_init(struct config *config)
 {
     *config = (struct config){
+        .control_group = "vgpu",
+        .channels = CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW,
         .share = VGPU_FILE_HOST_SHARE,
         .state_dir = DEFAULT_STATE_DIR,
         .log_level = LOG_LEVEL_INFO,
@@ -588,6 +882,29 @@ void config_init(struct config *config)
         .unterminated_hold_ms = 10000,
         .operation_limit_ms = 60000,
         .worker_idle_ms = 30000,
+        .worker_memory_mib = 4096,
+        .device_memory_mib = 1024,
+        .image_memory_mib = 512,
+        .gpu_check_ms = 30000,
+        .sessions_max = VGPU_SLOTS_DEFAULT,
+        .sessions_per_device = 8,
+        .contexts_per_device = 64,
+        .quarantine_faults = 10,
+        .quarantine_window_s = 60,
+        .quarantine_cooldown_s = 300,
+        .contexts_per_vm = 16,
+        .grant_us = 2000,
+        .grant_ops = 4096,
+        .protect_us = 1000,
+        .protect_inflight = 2,
+        .protect_ms = 100,
+        .switch_share_percent = 5,
+        .spin_us = 50,
+        .nvml_library = DEFAULT_NVML_LIBRARY,
+        .health_interval_ms = 5000,
+        .metrics_vms = 200,
+        .trace_kib = 256,
+        .trace_session_kib = 64,
     };
 }
 
@@ -638,6 +955,20 @@ static bool is_inside(const char *path, const char *directory)
     return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
+/* A mediator with a state directory of its own has its sockets there as well, so
+ * that two on one host do not meet. */
+static void find_run_dir(struct config *config)
+{
+    if (config->run_dir[0])
+        return;
+    if (strcmp(config->state_dir, DEFAULT_STATE_DIR) == 0) {
+        text_copy(config->run_dir, sizeof(config->run_dir), DEFAULT_RUN_DIR);
+        return;
+    }
+    /* state_dir is shorter than a path may be by this much, or no lock fits. */
+    snprintf(config->run_dir, PATH_MAX, "%.*s/run", PATH_MAX - 8, config->state_dir);
+}
+
 static int check_paths(const struct config *config, struct vgpu_error *error)
 {
     if (is_inside(config->state_dir, config->share))
@@ -645,19 +976,66 @@ static int check_paths(const struct config *config, struct vgpu_error *error)
                          "state_dir = %s lies inside share = %s: guests could reach the journal; "
                          "put it elsewhere",
                          config->state_dir, config->share);
+    if (is_inside(config->run_dir, config->share))
+        return error_set(error, EINVAL,
+                         "run_dir = %s lies inside share = %s: guests could reach the sockets; put "
+                         "it elsewhere",
+                         config->run_dir, config->share);
     if (access(config->worker, X_OK) < 0)
         return error_set_errno(error, "worker = %s cannot be run", config->worker);
     return 0;
 }
 
-int config_complete(struct config *config, struct vgpu_error *error)
+/* A process sees one MIG instance only. */
+static int check_session_devices(const struct config_pool *pool, struct vgpu_error *error)
+{
+    char name[CONFIG_DEVICE_BYTES];
+    unsigned count = 0;
+    bool mig = false;
+
+    for (; config_pool_device(pool, count, name); count++)
+        mig = mig || strncmp(name, "MIG-", 4) == 0;
+    if (pool->session_devices > count)
+        return error_set(error, EINVAL,
+                         "[pool %c]: session_devices = %u, and device = %s are %u: expected at "
+                         "most as many as the pool has",
+                         pool->id, pool->session_devices, pool->device, count);
+    if (pool->session_devices > 1 && mig)
+        return error_set(error, EINVAL,
+                         "[pool %c]: session_devices = %u with MIG instances: expected 1, as a "
+                         "session can have one of them only",
+                         pool->id, pool->session_devices);
+    return 0;
+}
+
+/* Pools and VMs have one place where they are kept. */
+static int complete_pools(struct config *config, struct vgpu_error *error)
 {
     struct vgpu_error ignored;
 
+    if (config->database[0] && config->pool_count + config->vm_count > 0)
+        return error_set(error, EINVAL,
+                         "database = %s and sections [pool X] or [vm N]: pools and VMs stand in "
+                         "one place; take the sections out, and register the VMs with vgpu-admin",
+                         config->database);
+    if (config->database[0])
+        return registry_read(config, error);
     if (config->pool_count == 0) {
         pool_section(config, "A", &ignored);
         pool_section(config, "B", &ignored);
     }
+    for (size_t i = 0; i < config->pool_count; i++) {
+        config->pools[i].mode = config->pools_mode;
+        if (check_session_devices(&config->pools[i], error) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int config_complete(struct config *config, struct vgpu_error *error)
+{
+    if (complete_pools(config, error) < 0)
+        return -1;
     if (config->worker[0] == '\0')
         find_worker(config->worker);
     if (config->poll_min_ms > config->poll_max_ms)
@@ -672,5 +1050,29 @@ int config_complete(struct config *config, struct vgpu_error *error)
                              "another",
                              vm->vm_id, vm->line, vm->pool, vm->pool);
     }
+    find_run_dir(config);
     return check_paths(config, error);
+}
+
+/* Root runs workers as somebody who owns nothing. */
+int config_worker_user(const struct config *config, uid_t *ret_uid, gid_t *ret_gid,
+                       struct vgpu_error *error)
+{
+    const char *name = config->worker_user;
+    const struct passwd *user;
+
+    if (!name[0] && geteuid() != 0) {
+        *ret_uid = (uid_t)-1;
+        *ret_gid = (gid_t)-1;
+        return 0;
+    }
+    user = getpwnam(name[0] ? name : "nobody");
+    if (!user)
+        return error_set(error, ENOENT, "worker_user = %s: this host has no such user", name);
+    if (user->pw_uid != geteuid() && geteuid() != 0)
+        return error_set(error, EPERM,
+                         "worker_user = %s: only root can run workers as another user", name);
+    *ret_uid = user->pw_uid == geteuid() ? (uid_t)-1 : user->pw_uid;
+    *ret_gid = user->pw_uid == geteuid() ? (gid_t)-1 : user->pw_gid;
+    return 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vgpu-mediator: options and nothing else. */
+#include "gpu/gpu.h"
 #include "mediator/mediator.h"
 
 #include <argp.h>
@@ -21,6 +22,7 @@ const char *argp_program_version = "vgpu-mediator " VGPU_PACKAGE_VERSION BUILD_N
 
 enum option_key {
     OPTION_CHECK_CONFIG = 256,
+    OPTION_CHECK_GPU,
     OPTION_CLEANUP,
     OPTION_TEST_MODE,
     OPTION_HOLD_UNTIL,
@@ -34,6 +36,8 @@ enum option_key {
 static const struct argp_option option_table[] = {
     {"config", 'c', "FILE", 0, "Read FILE (default " DEFAULT_CONFIG ", if it is there)", 1},
     {"check-config", OPTION_CHECK_CONFIG, NULL, 0, "Check the configuration and leave", 1},
+    {"check-gpu", OPTION_CHECK_GPU, "GPU", OPTION_ARG_OPTIONAL,
+     "Check that a GPU computes (index, UUID or PCI address; default: the first) and leave", 1},
     {"share", 's', "DIR", 0, "Directory of the VMs' directories (default /var/vgpu)", 2},
     {"state-dir", OPTION_STATE_DIR, "DIR", 0, "Journals, outside the share (default /var/lib/vgpu)",
      2},
@@ -60,7 +64,8 @@ struct override {
 
 struct arguments {
     const char *config_path;
-    bool config_given, check_config;
+    bool config_given, check_config, check_gpu;
+    const char *gpu; /* NULL: the first */
     struct mediator_options options;
     struct override overrides[8]; /* one an option at most */
     size_t override_count;
@@ -102,6 +107,16 @@ static uint32_t number_argument(struct argp_state *state, const char *option, co
     return (uint32_t)number;
 }
 
+/* "--check-gpu=1" and "--check-gpu 1"; NULL: none is named. */
+static void set_gpu(struct arguments *arguments, struct argp_state *state, const char *selector)
+{
+    struct vgpu_error error;
+
+    if (gpu_check_selector(selector, &error) < 0)
+        argp_error(state, "--check-gpu: %s", error.message);
+    arguments->gpu = selector;
+}
+
 static error_t parse_option(int key, char *value, struct argp_state *state)
 {
     struct arguments *arguments = state->input;
@@ -132,6 +147,10 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case OPTION_CHECK_CONFIG:
         arguments->check_config = true;
         return 0;
+    case OPTION_CHECK_GPU:
+        arguments->check_gpu = true;
+        set_gpu(arguments, state, value);
+        return 0;
     case OPTION_CLEANUP:
         arguments->options.cleanup = true;
         return 0;
@@ -145,6 +164,10 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         arguments->options.prefer_vm = number_argument(state, "--prefer-vm", value, 1);
         return 0;
     case ARGP_KEY_ARG:
+        if (arguments->check_gpu && !arguments->gpu) {
+            set_gpu(arguments, state, value);
+            return 0;
+        }
         argp_error(state, "unexpected argument '%s': this program takes only options", value);
         return 0;
     case ARGP_KEY_END:
@@ -162,12 +185,13 @@ static const struct argp argp = {
     .doc = "Queues the GPU requests of virtual machines by pool and priority, runs each in its "
            "VM's own worker process, and answers."
            "\vSIGINT and SIGTERM: running work is answered, waiting requests are kept for the next "
-           "start.  SIGHUP: the log file is opened again.  See vgpu-mediator(8), "
+           "start.  SIGHUP: the log file is opened again, pools and priorities of the "
+           "configuration are read again.  See vgpu-mediator(8), "
            "vgpu-mediator.conf(5)."};
 
-static int load_config(struct config *config, const struct arguments *arguments,
-                       struct vgpu_error *error)
+static int load_config(struct config *config, const void *context, struct vgpu_error *error)
 {
+    const struct arguments *arguments = context;
     struct stat info;
 
     config_init(config);
@@ -189,21 +213,68 @@ static int fail(const struct vgpu_error *error)
     return EXIT_FAILURE;
 }
 
+/* One JSON line where the log would have them, else a sentence for people. */
+static int tell_gpu(const struct gpu_gate_report *report, enum log_format format)
+{
+    int result = report->ok ? EXIT_SUCCESS : EXIT_FAILURE;
+    char text[2 * VGPU_ERROR_BYTES], *line;
+
+    if (format == LOG_FORMAT_JSON) {
+        line = gpu_gate_print(report);
+        puts(line ? line : "");
+        free(line);
+        return result;
+    }
+    gpu_gate_describe(report, text, sizeof(text));
+    if (report->ok)
+        puts(text);
+    else
+        fprintf(stderr, "vgpu-mediator: %s\nwhat to do: %s\n", text, report->remedy);
+    return result;
+}
+
+/* As a worker would use it: what only root may do is no answer. */
+static int check_gpu(const struct config *config, const char *selector)
+{
+    struct gpu_gate_config gate = {
+        .cuda_library = config->cuda_library[0] ? config->cuda_library : NULL,
+        .selector = selector,
+        .deadline_ms = config->gpu_check_ms,
+    };
+    struct gpu_gate_report report;
+    struct vgpu_error error;
+    char user[32];
+    uid_t uid;
+    gid_t gid;
+
+    if (config_worker_user(config, &uid, &gid, &error) < 0)
+        return fail(&error);
+    if (uid != (uid_t)-1) {
+        snprintf(user, sizeof(user), "%u:%u", (unsigned)uid, (unsigned)gid);
+        gate.user = user;
+    }
+    gpu_gate(&gate, &report);
+    return tell_gpu(&report, config->log_format);
+}
+
 int main(int argc, char **argv)
 {
-    struct arguments arguments = {.config_path = DEFAULT_CONFIG};
+    struct arguments arguments = {.config_path = DEFAULT_CONFIG, .options = {.load = load_config}};
     struct config config;
     struct vgpu_error error;
     int result = EXIT_SUCCESS;
 
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    arguments.options.load_context = &arguments;
     umask(0022); /* every file is made with a mode of its own */
     if (load_config(&config, &arguments, &error) < 0) {
         config_free(&config);
         return fail(&error);
     }
-    if (arguments.check_config) {
+    if (arguments.check_gpu) {
+        result = check_gpu(&config, arguments.gpu);
+    } else if (arguments.check_config) {
         printf("configuration is right: %zu pools, %zu VMs\n", config.pool_count, config.vm_count);
     } else if (log_open(config.log[0] ? config.log : NULL, config.log_format, config.log_level,
                         &error) < 0 ||

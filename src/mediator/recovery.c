@@ -12,26 +12,26 @@
 
 #define RECOVERY_LOOK_MS 10
 
-void recovery_add(struct session *session)
+void recovery_add(struct file_session *file)
 {
-    struct mediator *mediator = session->mediator;
+    struct mediator *mediator = file->session.vm->mediator;
 
-    session->next_recovering = mediator->recovering;
-    mediator->recovering = session;
-    if (mediator->recovered) { /* its directory came late */
-        mediator->recovered = false;
+    file->next_recovering = mediator->recovering;
+    mediator->recovering = file;
+    if (mediator->files_recovered) { /* its directory came late */
+        mediator->files_recovered = false;
         recovery_start(mediator);
     }
 }
 
-static void log_recovery(const struct session *session, const char *how)
+static void log_recovery(const struct file_session *file, const char *how)
 {
-    const struct log_field fields[] = {LOG_NUMBER("vm", session->vm_id),
-                                       LOG_NUMBER("sequence", session->request.sequence),
+    const struct log_field fields[] = {LOG_NUMBER("vm", file->session.vm->vm_id),
+                                       LOG_NUMBER("sequence", file->request.sequence),
                                        LOG_TEXT("how", how)};
 
     log_event("RECOVERY", fields, VGPU_ARRAY_LENGTH(fields), "vm=%u, sequence=%llu: %s",
-              session->vm_id, (unsigned long long)session->request.sequence, how);
+              file->session.vm->vm_id, (unsigned long long)file->request.sequence, how);
 }
 
 static bool overstays(const struct mediator *mediator)
@@ -56,57 +56,62 @@ static bool is_worker(pid_t pid)
 }
 
 /* Returns true when the session's request needs no more waiting. */
-static bool settle(struct session *session)
+static bool settle(struct file_session *file)
 {
     char path[PATH_MAX + 32];
     struct exec_record record;
     struct vgpu_error error;
     int held;
 
-    session_record_path(session, path, sizeof(path));
+    file_session_record_path(file, path, sizeof(path));
     held = exec_record_read(path, &record, &error);
     if (held < 0) {
-        log_error("vm%u: %s; its request runs again", session->vm_id, error.message);
+        log_error("vm%u: %s; its request runs again", file->session.vm->vm_id, error.message);
+        file_session_resume(file);
         return true;
     }
     if (held > 0) {
-        if (overstays(session->mediator) && record.worker_pid > 1 && is_worker(record.worker_pid)) {
+        if (overstays(file->session.vm->mediator) && record.worker_pid > 1 &&
+            is_worker(record.worker_pid)) {
             log_warning("vm%u: worker %d of an earlier mediator runs beyond its limit: ending it",
-                        session->vm_id, (int)record.worker_pid);
-            session->limit_exceeded = true;
+                        file->session.vm->vm_id, (int)record.worker_pid);
+            file->limit_exceeded = true;
             kill(record.worker_pid, SIGKILL); /* it holds the lock, so the number is still its */
         }
         return false;
     }
-    if (record.state == EXEC_RECORD_NONE || record.sequence != session->request.sequence) {
-        log_recovery(session, "had not begun; it runs in its turn");
+    if (record.state == EXEC_RECORD_NONE || record.sequence != file->request.sequence) {
+        log_recovery(file, "had not begun; it runs in its turn");
+        file_session_resume(file);
     } else if (record.state == EXEC_RECORD_DONE) {
-        log_recovery(session, "had run; its result is the answer");
-        session_answer(session, &record.response, record.device_us);
-    } else if (session->limit_exceeded) {
-        log_recovery(session, "ran longer than its limit");
-        session_answer_limit(session);
+        log_recovery(file, "had run; its result is the answer");
+        file_session_answer(file, &record.response, record.device_us);
+    } else if (file->limit_exceeded) {
+        log_recovery(file, "ran longer than its limit");
+        file_session_answer_limit(file);
     } else {
-        log_recovery(session, "was cut off while it ran; it runs again");
+        log_recovery(file, "was cut off while it ran; it runs again");
+        file_session_resume(file);
     }
     return true;
 }
 
 static void look(struct mediator *mediator)
 {
-    struct session **at = &mediator->recovering;
+    struct file_session **at = &mediator->recovering;
 
     while (*at) {
-        struct session *session = *at;
+        struct file_session *file = *at;
 
-        if (settle(session))
-            *at = session->next_recovering;
+        if (settle(file))
+            *at = file->next_recovering;
         else
-            at = &session->next_recovering;
+            at = &file->next_recovering;
     }
     if (mediator->recovering)
         return;
     uv_timer_stop(&mediator->recovery_timer);
+    mediator->files_recovered = true;
     mediator_recovered(mediator);
 }
 
@@ -115,10 +120,23 @@ static void on_timer(uv_timer_t *timer)
     look(timer->data);
 }
 
+/* Of the VMs that are waited for. */
+static uint64_t longest_limit_ms(const struct mediator *mediator)
+{
+    uint64_t longest_ms = 0;
+
+    for (const struct file_session *file = mediator->recovering; file;
+         file = file->next_recovering) {
+        uint64_t limit_ms = vm_operation_limit_ms(file->session.vm);
+
+        longest_ms = limit_ms > longest_ms ? limit_ms : longest_ms;
+    }
+    return longest_ms;
+}
+
 void recovery_start(struct mediator *mediator)
 {
-    mediator->recovery_until_ns =
-        clock_monotonic_ns() + mediator->config->operation_limit_ms * NS_PER_MS;
+    mediator->recovery_until_ns = clock_monotonic_ns() + longest_limit_ms(mediator) * NS_PER_MS;
     mediator->recovery_timer.data = mediator;
     uv_timer_start(&mediator->recovery_timer, on_timer, RECOVERY_LOOK_MS, RECOVERY_LOOK_MS);
     look(mediator);

@@ -7,8 +7,9 @@
  *      ▲                                              │
  *      └────────────── queue empty, nothing runs ─────┘
  *
- * Asked on the terminal: are they simultaneous?  If so, which VM wins ties?
- * With --hold-until and --prefer-vm the answers are given beforehand.
+ * Asked on the terminal, or by the control socket: are they simultaneous?  If so,
+ * which VM wins ties?  With --hold-until and --prefer-vm the answers are given
+ * beforehand.
  */
 #include "mediator/mediator.h"
 
@@ -53,33 +54,43 @@ static void release(struct test_mode *test, uint32_t prefer_vm)
         log_event("TEST", fields, 1, "released: first come, first served");
 }
 
+/* VMs that wait, for the device or for a context of it. */
+static uint32_t count_waiting(const struct test_mode *test)
+{
+    return sched_waiting(test->mediator->sched, 0) + contexts_waiting_vms(test->mediator);
+}
+
 /* --- the questions ------------------------------------------------------------------ */
 
 static bool waits(struct test_mode *test, uint32_t vm_id)
 {
-    struct session *session, *next;
+    const struct vm *vm = vm_find(test->mediator, vm_id);
 
-    HASH_ITER (hh, test->mediator->sessions, session, next) {
-        if (session->vm_id == vm_id && session->state == SESSION_WAITING)
-            return true;
-    }
-    return false;
+    return vm && vm_waiting(vm) > 0;
 }
 
 static void ask_simultaneous(struct test_mode *test)
 {
-    struct session *session, *next;
+    struct vm *vm, *next;
+    char text[VGPU_COMMAND_MAX_BYTES + 1];
 
-    say("\n%u VMs wait:\n", sched_waiting(test->mediator->sched, 0));
-    HASH_ITER (hh, test->mediator->sessions, session, next) {
-        if (session->state == SESSION_WAITING)
-            say("  vm=%u  pool %c  priority %s  %s\n", session->vm_id,
-                sched_vm_pool(session->place),
-                protocol_priority_name(sched_vm_priority(session->place)),
-                session->request.command);
+    test->question = TEST_MODE_ASKS_SIMULTANEOUS;
+    if (!test->terminal_open) {
+        log_event("TEST", NULL, 0, "%u VMs wait: simultaneous? (vgpu-admin test-mode answer)",
+                  count_waiting(test));
+        return;
+    }
+    say("\n%u VMs wait:\n", count_waiting(test));
+    HASH_ITER (hh, test->mediator->vms, vm, next) {
+        const struct session *first = vm_first_waiting(vm);
+
+        if (!first)
+            continue;
+        first->ops->describe(first, text, sizeof(text));
+        say("  vm=%u  pool %c  priority %s  %s\n", vm->vm_id, vm_pool(vm),
+            protocol_priority_name(vm_priority(vm)), text);
     }
     say("Treat them as simultaneous? [YES/NO] ");
-    test->question = TEST_MODE_ASKS_SIMULTANEOUS;
 }
 
 static void ask_winner(struct test_mode *test)
@@ -128,9 +139,9 @@ static void take_line(struct test_mode *test, const char *line)
 static void lose_terminal(struct test_mode *test)
 {
     log_warning("test mode: the terminal is gone; requests go on, first come, first served");
-    uv_poll_stop(&test->terminal);
-    test->active = false;
-    release(test, 0);
+    uv_close((uv_handle_t *)&test->terminal, NULL);
+    test->terminal_open = false;
+    test_mode_off(test);
 }
 
 static void take_bytes(struct test_mode *test, const char *bytes, size_t count)
@@ -192,7 +203,7 @@ int test_mode_start(struct test_mode *test, struct mediator *mediator, struct vg
 
 void test_mode_update(struct test_mode *test)
 {
-    uint32_t waiting = sched_waiting(test->mediator->sched, 0);
+    uint32_t waiting = count_waiting(test);
 
     if (!test->holding) {
         if (waiting == 0 && test->mediator->running == 0)
@@ -205,6 +216,47 @@ void test_mode_update(struct test_mode *test)
         ask_simultaneous(test);
     else
         release(test, test->prefer_vm);
+}
+
+/* --- by the control socket ------------------------------------------------------------- */
+
+void test_mode_on(struct test_mode *test, struct mediator *mediator, uint32_t hold_until)
+{
+    test->mediator = mediator;
+    test->hold_until = hold_until ? hold_until : DEFAULT_HOLD_UNTIL;
+    test->ask = true;
+    test->active = true;
+    mediator_set_grants(mediator);
+    if (!test->holding)
+        hold(test);
+}
+
+void test_mode_off(struct test_mode *test)
+{
+    if (!test->active)
+        return;
+    test->active = false;
+    test->mediator->options.test_mode = false;
+    test->mediator->options.hold_until = 0;
+    mediator_set_grants(test->mediator);
+    release(test, 0);
+}
+
+int test_mode_answer(struct test_mode *test, bool simultaneous, uint32_t winner,
+                     struct vgpu_error *error)
+{
+    if (test->question == TEST_MODE_QUIET)
+        return error_set(error, EAGAIN, "test mode asks nothing now: %u of %u VMs wait",
+                         test->mediator ? count_waiting(test) : 0, test->hold_until);
+    if (winner && !simultaneous)
+        return error_set(error, EINVAL,
+                         "a winner (VM %u) is for simultaneous requests: first come, first served "
+                         "has none",
+                         winner);
+    if (winner && !waits(test, winner))
+        return error_set(error, EINVAL, "VM %u does not wait, so it cannot win", winner);
+    release(test, winner);
+    return 0;
 }
 
 void test_mode_stop(struct test_mode *test)

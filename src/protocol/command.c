@@ -14,10 +14,11 @@
 #include <string.h>
 
 #define MATRIX_DEFAULT 64u
+#define REDUCE_DEFAULT (1u << 20)
 #define WORD_MAX 3 /* more arguments than any command has */
 
-static const char command_list[] =
-    "VECTOR_ADD [a b], MATRIX_MUL [n], GPU_INFO, PING [text], SPIN ms, TEST_*, 1, 2 or num1:num2";
+static const char command_list[] = "VECTOR_ADD [a b], MATRIX_MUL [n], REDUCE [n], GPU_INFO, PING "
+                                   "[text], SPIN ms, TEST_*, 1, 2 or num1:num2";
 
 struct word {
     const char *at;
@@ -189,6 +190,16 @@ static int read_ping(const char *arguments, struct protocol_command *command,
     return 0;
 }
 
+static int read_reduce(const char *arguments, struct protocol_command *command,
+                       struct vgpu_error *error)
+{
+    command->size = REDUCE_DEFAULT;
+    if (*arguments == '\0')
+        return 0;
+    return whole_read("REDUCE", "the vector's elements", arguments, 1, PROTOCOL_REDUCE_MAX,
+                      &command->size, error);
+}
+
 static int read_spin(const char *arguments, struct protocol_command *command,
                      struct vgpu_error *error)
 {
@@ -203,6 +214,7 @@ static const struct {
 } commands[] = {
     {"VECTOR_ADD", OPERATION_VECTOR_ADD, read_vector_add},
     {"MATRIX_MUL", OPERATION_MATRIX_MUL, read_matrix_mul},
+    {"REDUCE", OPERATION_REDUCE, read_reduce},
     {"GPU_INFO", OPERATION_GPU_INFO, read_nothing},
     {"PING", OPERATION_PING, read_ping},
     {"SPIN", OPERATION_SPIN, read_spin},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * protocol/ - text requests and responses of the file channel.
+ * protocol/ - text requests and responses, and the window channel's descriptors.
  *
  * Everything here reads bytes that a guest wrote: any byte may stand anywhere,
  * and the answer to nonsense is a reason, never a guess.  Pure: no I/O, no
@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "vgpu/file_channel.h"
+#include "vgpu/window.h"
 
 /* A request as a guest claims it.  The claims are validated, never believed
  * for a registered VM. */
@@ -82,19 +83,21 @@ enum protocol_operation {
     OPERATION_VECTOR_ADD, /* two numbers, or none: the self-check */
     OPERATION_MATRIX_MUL, /* n, default 64 */
     OPERATION_GPU_INFO,
-    OPERATION_PING, /* optional text, echoed */
-    OPERATION_SPIN, /* milliseconds */
-    OPERATION_TEST, /* TEST_*: succeeds and echoes */
+    OPERATION_PING,   /* optional text, echoed */
+    OPERATION_SPIN,   /* milliseconds */
+    OPERATION_REDUCE, /* elements */
+    OPERATION_TEST,   /* TEST_*: succeeds and echoes */
 };
 
 #define PROTOCOL_MATRIX_MAX 1024u
+#define PROTOCOL_REDUCE_MAX (1u << 24)
 #define PROTOCOL_SPIN_MAX_MS 600000u
 
 struct protocol_command {
     enum protocol_operation operation;
     bool has_numbers;  /* VECTOR_ADD with two numbers */
     double numbers[2]; /* finite */
-    uint32_t size;     /* MATRIX_MUL: n; SPIN: milliseconds */
+    uint32_t size;     /* MATRIX_MUL: n; SPIN: milliseconds; REDUCE: elements */
     const char *text;  /* PING: what follows the name; TEST: all of the command;
                         * into the command, "" if none */
 };
@@ -135,5 +138,23 @@ const char *protocol_priority_name(unsigned priority);
 
 /* Parses 0..2 or low/medium/high (any case). */
 bool protocol_parse_priority(const char *text, uint8_t *ret_priority);
+
+/* --- the window channel ------------------------------------------------------- */
+
+/*
+ * Is this an operation, and can its fields have these values?  `descriptor` is a
+ * private copy: what is checked here must not change afterwards.  `slot_bytes` is
+ * the host's own knowledge, at least VGPU_SLOT_MIN_BYTES, as is the number of devices
+ * that the session has, from 1.
+ *
+ * VGPU_OK; VGPU_BAD_OPCODE; VGPU_INVALID for flags, sizes and unused words that
+ * cannot be; VGPU_BAD_HANDLE for a device that it has not; VGPU_BAD_ADDRESS for a
+ * place that is not in the slot's arena or heap (names and parameters of launches:
+ * in the arena).  After VGPU_OK all places in the slot may be used as they are.
+ * What only a device knows (its addresses, handles, names of kernels) is not
+ * looked at.
+ */
+enum vgpu_status protocol_check_descriptor(const struct vgpu_descriptor *descriptor,
+                                           uint64_t slot_bytes, unsigned device_count);
 
 #endif /* VGPU_PROTOCOL_H */

@@ -6,7 +6,8 @@
  *
  * The first `count` calls of the operation on a file whose path ends in `name`
  * fail with errno `action`, or `hang` for ever, or `late`: do what was asked
- * and fail with EIO all the same, as when an answer is lost on the wire.
+ * and fail with EIO all the same, as when an answer is lost on the wire.  A write
+ * that is `taken` succeeds, and the file is empty at once, as by a quick mediator.
  * VGPU_SHIM_CLOCK_S is added to the clock of the day.
  */
 #include <dlfcn.h>
@@ -24,7 +25,7 @@
 
 #define RULES_MAX 16
 
-enum verdict { PASS, FAIL, LATE };
+enum verdict { PASS, FAIL, LATE, TAKEN };
 
 static struct rule {
     char operation[16], name[64], action[16];
@@ -68,6 +69,8 @@ static enum verdict judge(const char *operation, const char *path)
             pause();
         if (strcmp(rule->action, "late") == 0)
             return LATE;
+        if (strcmp(rule->action, "taken") == 0)
+            return TAKEN;
         errno = atoi(rule->action);
         return FAIL;
     }
@@ -143,8 +146,18 @@ ssize_t __read_chk(int fd, void *buffer, size_t bytes, size_t room)
 
 ssize_t pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 {
-    RETURN_CALL(judge_fd("write", fd), ssize_t, "pwrite64", (int, const void *, size_t, off_t),
-                (fd, buffer, bytes, offset));
+    ssize_t (*next)(int, const void *, size_t, off_t) =
+        (ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite64");
+    int (*cut)(int, off_t) = (int (*)(int, off_t))dlsym(RTLD_NEXT, "ftruncate64");
+    enum verdict judged = judge_fd("write", fd);
+    ssize_t result = judged == FAIL ? -1 : next(fd, buffer, bytes, offset);
+
+    if (judged == TAKEN && cut(fd, 0) < 0)
+        abort();
+    if (judged != LATE)
+        return result;
+    errno = EIO;
+    return -1;
 }
 
 ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t offset)

@@ -5,7 +5,6 @@ few lines whose every move a test can choose."""
 import json
 import os
 import pathlib
-import shutil
 import signal
 import struct
 import subprocess
@@ -109,11 +108,8 @@ class Guest:
         return self.end(self.start(*words, **options))
 
     def run_as_nobody(self, *words):
-        """A copy where another user may run it."""
-        program = self.place / "vgpu-client"
-        shutil.copy(CLIENT, program)
-        program.chmod(0o755)
-        for path in (self.place, self.share, self.sysfs):
+        program = support.copy_for_others(CLIENT, self.place)
+        for path in (self.share, self.sysfs):
             path.chmod(0o755)
         done = subprocess.run(["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY),
                                "--clear-groups", *self.command(*words, program=program)],

@@ -4,18 +4,25 @@
 `VGPU_BUILD_DIR` names the build directory whose programs are tested.
 """
 
+import contextlib
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-import support  # noqa: E402  (the path comes first)
+import cuda_support  # noqa: E402  (the path comes first)
+import support  # noqa: E402
+import window_peer  # noqa: E402
 
 
 def pytest_configure(config):
+    # Started in the background of a script it is ignored, by children too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     suppressions = f"suppressions={pathlib.Path(__file__).with_name('tsan.supp')}"
     os.environ["TSAN_OPTIONS"] = f"{os.environ.get('TSAN_OPTIONS', '')}:{suppressions}"
     config.addinivalue_line("markers", "threads: drives threads that work at the same time")
@@ -39,26 +46,75 @@ def place():
         yield path
 
 
+@pytest.fixture
+def copy_for_others():
+    """copy_for_others(program): what any user may run, wherever the build lies."""
+    with support.directory() as path:
+        yield lambda program: support.copy_for_others(program, path)
+
+
+@pytest.fixture
+def fake(place):
+    """A double of NVIDIA's library."""
+    if cuda_support.ON_GPU:
+        pytest.skip("drives the double of NVIDIA's library")
+    directory = place / "fake"
+    directory.mkdir()
+    place.chmod(0o755)
+    return cuda_support.Fake(directory)
+
+
+@pytest.fixture
+def peer():
+    """peer(mediator, vm_id) is connected and welcome, with two slots."""
+    with contextlib.ExitStack() as stack:
+        def make(m, vm_id=1, slots=2):
+            path = m.state / "run" / f"vm{vm_id}.sock"
+            one = stack.enter_context(window_peer.Peer(path, slots=slots,
+                                                       window_bytes=slots * (2 << 20)))
+            return one.connect().hello()
+        yield make
+
+
+@pytest.fixture
+def cuda(mediator, request):
+    """cuda(vms=...): a mediator whose pool A is a GPU."""
+    def make(vms=None, **options):
+        if not cuda_support.ON_GPU:
+            options["cuda_library"] = request.getfixturevalue("fake").path
+        options.setdefault("pools", {"A": "cuda:0"})
+        return mediator(vms or {1: ("A", 1), 2: ("A", 2)}, **options)
+    return make
+
+
 class Maker:
     """mediator(vms={1: ("A", 2)}, pools_mode=...) makes one and starts it;
     start=False leaves that to the test."""
 
-    def __init__(self, place):
+    def __init__(self, place, channel="file"):
         self.place = place
+        self.channel = channel
         self.all = []
 
     def __call__(self, vms=None, start=True, **options):
         directory = self.place / f"m{len(self.all)}"
         directory.mkdir()
+        options.setdefault("channel", self.channel)
         one = support.Mediator(directory, {1: ("A", 1)} if vms is None else vms, **options)
         self.all.append(one)
         return one.start() if start else one
 
 
 @pytest.fixture
-def mediator(request, place):
+def channel():
+    """Which channel VMs use; tests marked with support.both_channels have it twice."""
+    return "file"
+
+
+@pytest.fixture
+def mediator(request, place, channel):
     """A Maker whose mediators must all stop in order at the end."""
-    make = Maker(place)
+    make = Maker(place, channel)
     try:
         yield make
         if not getattr(request.node, "test_failed", False):

@@ -6,6 +6,7 @@ log or for what a file holds, up to a deadline that only a failure reaches.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -17,17 +18,32 @@ import subprocess
 import tempfile
 import time
 
+import pytest
+
+import window_peer
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", REPOSITORY / "build")).resolve()
 MEDIATOR = BUILD / "src/mediator/vgpu-mediator"
 WORKER = BUILD / "src/exec/vgpu-worker"
 
-WAIT_S = 30  # only a failure takes so long
+WAIT_S = 90  # only a failure takes so long
 LOOK_S = 0.003
+
+# The same test on each channel; see Mediator.
+both_channels = pytest.mark.parametrize("channel", ["file", "window"])
 
 READY = "0:Ready"
 PROBE = 4000000000  # and up: VMs that only find out what the mediator has seen
 FOREVER_MS = 60000
+
+
+@functools.cache
+def is_sanitized():
+    """Whether the build has a sanitizer.  Each step is slow there and tells of each crash, memory
+    that was freed is kept, and more system calls are made."""
+    program = MEDIATOR.read_bytes()
+    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def wait_until(condition, what, timeout=WAIT_S):
@@ -136,14 +152,105 @@ class Vm:
         return self.wait_answer()
 
 
+class WindowVm:
+    """A VM's window, used as Vm is: one text command at a time."""
+
+    COMMAND_AT, ANSWER_AT, ANSWER_BYTES = window_peer.ARENA, window_peer.ARENA + 4096, 1024
+
+    def __init__(self, mediator, vm_id, pool, priority):
+        self.mediator = mediator
+        self.vm_id, self.pool, self.priority = vm_id, pool, priority
+        self._peer = None
+        self._session = None
+        self._answer = None
+        self._owed = False
+        self._mediator_pid = None
+
+    def session(self):
+        """Open, by whatever mediator there is now."""
+        if self._session is not None and self.mediator.process is None:
+            return self._session  # nobody is there, the window is
+        if self._session is not None and self._mediator_pid != self.mediator.process.pid:
+            self._mediator_pid = self.mediator.process.pid  # a restart
+            self._peer.reconnect()
+        if self._session is None:
+            self._mediator_pid = self.mediator.process.pid
+            path = self.mediator.state / "run" / f"vm{self.vm_id}.sock"
+            self._peer = window_peer.Peer(path).connect().hello()
+            self._session = self._peer.open()
+        return self._session
+
+    def wait_directory(self):
+        """Until the mediator has made its socket."""
+        path = self.mediator.state / "run" / f"vm{self.vm_id}.sock"
+        wait_until(path.exists, f"vm{self.vm_id}'s socket")
+
+    def ready(self):
+        """An answer that nobody asked for is taken and forgotten."""
+        if self._owed:
+            self.wait_answer()
+        self._answer = None
+
+    def put(self, command):
+        data = command.encode()
+        session = self.session()
+        self._owed = True
+        session.put(self.COMMAND_AT, data)
+        session.submit(window_peer.OP_TEXT, [self.COMMAND_AT, self.ANSWER_AT,
+                                             len(data) | self.ANSWER_BYTES << 32])
+
+    def answer(self):
+        """The answer if it is there, as it would stand in response.txt, else None."""
+        taken = self.session().take() if self._answer is None else []
+        if taken:
+            (_, length, status), = taken
+            self._owed = False
+            text = self._session.get(self.ANSWER_AT, length).decode()
+            self._answer = {window_peer.OK: f"1:{text}", window_peer.COMMAND_FAILED: f"2:{text}",
+                            window_peer.DEVICE_LOST: "2:device lost",
+                            window_peer.TIME_LIMIT: "2:time limit",
+                            window_peer.REFUSED_STATUS: "2:refused"}[status]
+            if status in (window_peer.DEVICE_LOST, window_peer.TIME_LIMIT):
+                self.close()  # the next command opens a new one
+        return self._answer
+
+    def wait_answer(self, timeout=WAIT_S):
+        return wait_until(self.answer, f"an answer to vm{self.vm_id}", timeout)
+
+    def ask(self, command, timeout=WAIT_S):
+        self.ready()
+        self.put(command)
+        return self.wait_answer(timeout)
+
+    def close(self):
+        if self._peer is not None:
+            self._peer.close()
+        self._peer = self._session = None
+
+    @property
+    def is_open(self):
+        return self._session is not None
+
+    put_renamed = put
+
+
 class Mediator:
     """One state directory and share; start() after kill() is a restart.
 
     vms: {vm_id: (pool, priority)}; pools: {"A": "cpu"}; pools_mode: "shared" or
     "independent"; settings: other keys of [mediator].
+
+    channel: which one vm() uses.  With "window" each operation is scheduled by
+    itself and its turns stand in the log, so that tests of order mean the same; a
+    turn's end ("returned", or "lost" with its worker) is then its "response".
     """
 
-    def __init__(self, directory, vms, pools=None, pools_mode=None, arguments=(), **settings):
+    def __init__(self, directory, vms, pools=None, pools_mode=None, arguments=(), channel="file",
+                 **settings):
+        self.channel = channel
+        if channel == "window":
+            settings = {"grant_ops": 1, "log_level": "debug", **settings}
+        self._window_vms = {}
         self.directory = pathlib.Path(directory)
         self.share = self.directory / "share"
         self.state = self.directory / "state"
@@ -155,6 +262,8 @@ class Mediator:
         self.settings = {
             "share": self.share, "state_dir": self.state, "log": self.log, "log_format": "json",
             "worker": WORKER, "execution_log": self.execution_log, "poll_max_ms": 20,
+            "worker_memory_mib": 0,  # cgroups have tests of their own, and so has this:
+            "quarantine_faults": 0,
             # Long: what holds an answer for a short time says so.
             "response_hold_ms": FOREVER_MS, "unterminated_hold_ms": FOREVER_MS, "pools": pools_mode, **settings}
         self.vms = dict(vms)
@@ -172,6 +281,9 @@ class Mediator:
     def write_config(self):
         text = "[mediator]\n" + "".join(f"{k} = {v}\n" for k, v in self.settings.items()
                                         if v is not None)
+        if "database" in self.settings:  # pools and VMs stand there
+            self.config.write_text(text)
+            return
         for pool, device in self.pools.items():
             text += f"[pool {pool}]\ndevice = {device}\n"
         for vm_id, (pool, priority) in self.vms.items():
@@ -180,7 +292,11 @@ class Mediator:
 
     def vm(self, vm_id, pool="A", priority=1):
         pool, priority = self.vms.get(vm_id, (pool, priority))
-        return Vm(self.share, vm_id, pool, priority)
+        if self.channel == "file":
+            return Vm(self.share, vm_id, pool, priority)
+        if vm_id not in self._window_vms:
+            self._window_vms[vm_id] = WindowVm(self, vm_id, pool, priority)
+        return self._window_vms[vm_id]
 
     def can_run(self):
         """Whether `user` can start the programs."""
@@ -236,7 +352,8 @@ class Mediator:
         """Ends it in order and requires that it did."""
         status = self.end(number)
         assert status == 0, f"mediator ended with status {status}:\n{self.tail()}"
-        self.wait_no_workers()
+        if not any(vm.is_open for vm in self._window_vms.values()):  # those keep theirs
+            self.wait_no_workers()
 
     def stop_but_keep_workers(self):
         """Where a worker of an earlier mediator still runs."""
@@ -248,6 +365,13 @@ class Mediator:
         self.kills += 1
         status = self.wait()
         assert status == -signal.SIGKILL, f"status {status}:\n{self.tail()}"
+
+    def read_again(self):
+        """Has it read its configuration, as it is now, and waits for that."""
+        self.write_config()
+        after = self.mark()
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_message("was read again", after=after)
 
     def pause(self):
         """Stops all its threads, until SIGCONT."""
@@ -264,6 +388,7 @@ class Mediator:
 
     def finish(self):
         """The end of each test: whatever it left must be in order."""
+        self.close_windows()
         if self.process is not None:
             self.stop()
         self.wait_no_workers()
@@ -272,12 +397,17 @@ class Mediator:
         assert not errors, f"errors in the log: {errors}"
         self.check_sanitizers()
 
+    def close_windows(self):
+        for vm in self._window_vms.values():
+            vm.close()
+
     def check_sanitizers(self):
         text = self.stderr.read_text(errors="replace") if self.stderr.exists() else ""
         assert "Sanitizer" not in text and "runtime error" not in text, text
 
     def abandon(self):
         """Ends all that is left, by whatever means."""
+        self.close_windows()
         if self.process is not None:
             self.kill()
         for pid in self.worker_pids():
@@ -323,8 +453,11 @@ class Mediator:
 
     def events(self, event=None, after=0, **fields):
         self._read_log()
+        names = {event}
+        if self.channel == "window" and event == "response":
+            names = {"response", "returned"}  # also "returned" with a worker that was killed
         return [entry for entry in self._events[after:]
-                if (event is None or entry.get("event") == event)
+                if (event is None or entry.get("event") in names)
                 and all(entry.get(key) == value for key, value in fields.items())
                 and ("vm" in fields or entry.get("vm", 0) < PROBE)]
 
@@ -355,12 +488,19 @@ class Mediator:
         return [entry["vm"] for entry in self.events(event, after)]
 
     def executions(self):
-        """[(vm, sequence)], one for each time that a worker began to run something."""
+        """[(vm, sequence)], one for each time that a worker began to run something.
+
+        In a window operations are numbered from 0 by their place in the ring; here
+        they count from 1, as requests do.
+        """
         if not self.execution_log.exists():
             return []
-        found = re.findall(r"^\d+ vm=(\d+) sequence=(\d+) execution=\d+$",
-                           self.execution_log.read_text(), re.MULTILINE)
-        return [(int(vm), int(sequence)) for vm, sequence in found]
+        text = self.execution_log.read_text()
+        found = re.findall(r"^\d+ vm=(\d+) sequence=(\d+) execution=\d+$", text, re.MULTILINE)
+        windows = re.findall(r"^\d+ vm=(\d+) slot=\d+ generation=\d+ sequence=(\d+) ", text,
+                             re.MULTILINE)
+        return [(int(vm), int(sequence)) for vm, sequence in found] + \
+            [(int(vm), int(sequence) + 1) for vm, sequence in windows]
 
     def tail(self, lines=40):
         text = ""
@@ -379,21 +519,33 @@ class Mediator:
         pids = self.worker_pids()
         wait_until(lambda: not any(is_worker(pid) for pid in pids), "no worker left")
 
+    def wait_workers_reaped(self):
+        """Only then is all that they had mapped free."""
+        pids = self.worker_pids()
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids),
+                   "workers reaped")
+
     # --- a device that is busy for exactly as long as a test wants -----------------
 
     def occupy(self, vm_id):
         """Runs a SPIN that does not end before release()."""
         after = self.mark()
+        before = self.begun(vm_id)
         vm = self.vm(vm_id)
         vm.ready()
         vm.put(f"SPIN {FOREVER_MS}")
         entry = self.wait_event("process", after=after, vm=vm_id)
-        self.wait_begun(vm_id, entry["sequence"])
+        # Before a worker has begun it, another one could take over.
+        wait_until(lambda: self.begun(vm_id) > before, "the execution's begin")
         return entry["worker_pid"]
 
-    def wait_begun(self, vm_id, sequence):
-        """Until a worker has begun it: before that, another worker could take over."""
-        wait_until(lambda: (vm_id, sequence) in self.executions(), "the execution's begin")
+    def killed_answer(self):
+        """How the answer to what a killed worker ran begins."""
+        return "2:device lost" if self.channel == "window" else "2:worker killed by signal 9"
+
+    def begun(self, vm_id):
+        """How many executions of this VM have begun."""
+        return sum(1 for vm, _ in self.executions() if vm == vm_id)
 
     def release(self, pid):
         """Ends such a SPIN, by way of its worker."""
@@ -465,3 +617,12 @@ def directory():
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_for_others(program, place):
+    """A copy that any user may run, wherever the build lies: it may be its owner's alone."""
+    copy = pathlib.Path(place) / pathlib.Path(program).name
+    shutil.copy(program, copy)
+    for path in (copy, copy.parent):
+        path.chmod(0o755)
+    return copy

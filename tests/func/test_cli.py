@@ -23,8 +23,8 @@ def test_version_names_program_and_version():
 def test_help_names_every_option():
     done = run("--help")
     assert done.returncode == SUCCESS and not done.stderr
-    for option in ("--config", "--check-config", "--share", "--state-dir", "--pools", "--log",
-                   "--log-format", "--log-level", "--cleanup", "--test-mode", "--hold-until",
+    for option in ("--config", "--check-config", "--check-gpu", "--share", "--state-dir",
+                   "--pools", "--log", "--log-format", "--log-level", "--cleanup", "--test-mode", "--hold-until",
                    "--prefer-vm", "--version"):
         assert option in done.stdout
 
@@ -32,6 +32,9 @@ def test_help_names_every_option():
 @pytest.mark.parametrize("arguments, text", [
     (["--nonsense"], "unrecognized option"),
     (["word"], "unexpected argument 'word'"),
+    (["--check-gpu=first"], "--check-gpu: 'first' names no GPU: expected an index as 0"),
+    (["--check-gpu", "GPU-1"], "'GPU-1' names no GPU"),
+    (["--check-gpu", "1", "2"], "unexpected argument '2'"),
     (["--hold-until", "x"], "--hold-until x: expected a whole number from 1"),
     (["--hold-until", "0"], "--hold-until 0: expected"),
     (["--hold-until", "-1"], "expected a whole number"),

@@ -63,6 +63,7 @@ def test_info_shows_every_register_in_words(bare_guest):
         "irq_status": (0x30, 0x80000002, "configuration changed, unknown bits 0x80000000"),
         "doorbells": (0x34, 77, "77"),
         "scratch": (0x38, 0xDEADBEEF, "the guest's own"),
+        "slots": (0x3C, 0, "0"),
     }
 
 
@@ -432,8 +433,9 @@ def test_a_request_comes_by_rename(guest):
 def test_in_place_keeps_the_file(guest):
     guest.request.write_text("\n\n\n")
     before = guest.request.stat().st_ino
-    with guests.FakeMediator(guest.directory) as mediator:
-        mediator.take = lambda line, take=mediator.take: take(line) if line.strip() else None
+    mediator = guests.FakeMediator(guest.directory)
+    mediator.take = lambda line, take=mediator.take: take(line) if line.strip() else None
+    with mediator:
         assert guest.run("--in-place", *RESPONDING).code == 0
     assert guest.request.stat().st_ino == before
     assert mediator.lines == ["A:2:100:VECTOR_ADD"]

@@ -47,18 +47,22 @@ def test_what_is_right_is_counted(place, text, counts):
     ("[pool AB]\ndevice=cpu\n", 2, "section [pool AB]: expected one letter, A to Z"),
     ("[mediator]\nbogus=1\n", 2, "unknown key 'bogus' in [mediator]: see vgpu-mediator.conf(5)"),
     ("[vm 7]\nbogus=1\n", 2,
-     "unknown key 'bogus' in [vm 7]: it may have pool, priority, name, owner, mode"),
-    ("[pool A]\npool=A\n", 2, "unknown key 'pool' in [pool A]: it may have name, device"),
+     "unknown key 'bogus' in [vm 7]: it may have pool, priority, name, owner, mode, weight,"
+     " request_rate, request_burst, device_share_percent, queue_depth_max, inflight_ops_max,"
+     " inflight_kib_max"),
+    ("[pool A]\npool=A\n", 2, "unknown key 'pool' in [pool A]: it may have name, device, "
+     "placement, session_devices, policy, aging_ms, demand"),
     ("[vm 7]\npool=A\npool=B\n", 3, "'pool' stands twice in [vm 7], or its value has several lines"),
     ("[vm 7]\npool=A\n  B\n", 3, "'pool' stands twice in [vm 7], or its value has several lines"),
     ("[mediator]\n#" + 198 * "x" + "\n", 2, "line is longer than 198 bytes"),
     ("[mediator]\nshare=here\n", 2, "share = here: expected an absolute path"),
     ("[mediator]\npoll_min_ms=0\n", 2, "poll_min_ms = 0: expected a whole number from 1 to 1000"),
-    ("[mediator]\npolicy=fair\n", 2, "policy = fair: expected strict or fifo"),
+    ("[mediator]\npolicy=fair\n", 2, "policy = fair: expected strict or wfq or fifo or round-robin"),
     ("[mediator]\nmax_priority=3\n", 2,
      "max_priority = 3: expected 0, 1, 2 or low, medium, high"),
     ("[pool A]\ndevice=cuda\n", 2,
-     "device = cuda: expected cpu or cpu:0 to cpu:63 (this version has no other backend)"),
+     "device = cuda: expected cpu, cpu:0 to cpu:63, cuda:0 to cuda:63, GPU-<uuid>, MIG-<uuid> "
+     "or a PCI address such as 0000:65:00.0"),
     ("[vm 7]\npool=a\n", 2, "pool = a: expected one letter, A to Z"),
     ("[vm 7]\nmode=0777\n", 2, "mode = 0777: expected a mode that does not let everybody write "
                                "(least privilege: 0700)"),

@@ -21,11 +21,16 @@ MEDIATOR = BUILD / "src/mediator/vgpu-mediator"
 PROGRAMS = {
     "vgpu-mediator.8": MEDIATOR,
     "vgpu-worker.8": BUILD / "src/exec/vgpu-worker",
+    "vgpu-gpu-check.8": BUILD / "src/gpu/vgpu-gpu-check",
     "vgpu-client.1": BUILD / "src/client/vgpu-client",
+    "vgpu-sim.1": BUILD / "src/sim/vgpu-sim",
+    "vgpu-admin.8": BUILD / "src/admin/vgpu-admin",
+    "vgpu-xen.8": BUILD / "src/xen/vgpu-xen",
 }
 CONFIG_PAGE = REPOSITORY / "man/vgpu-mediator.conf.5.scd"
 EXAMPLE = REPOSITORY / "packaging/mediator.conf"
-ROOT_DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "third_party/README.md"]
+ROOT_DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "third_party/README.md",
+                  "kernels/README.md", "examples/README.md"]
 DOCUMENTS = [REPOSITORY / name for name in ROOT_DOCUMENTS] + sorted(
     (REPOSITORY / "docs").glob("*.md"))
 QUICKSTART_S = 120
@@ -108,7 +113,7 @@ def config_keys():
                                         r"\.name = \"(\w+)\"", table))}
     found["mediator"] = {name for names in found["mediator"] for name in names if name}
     for section in ["pool", "vm"]:
-        names = re.search(rf"{section}_keys\[\] = \{{(.*?)\}}", text)[1]
+        names = re.search(rf"{section}_keys\[\] = \{{(.*?)\}}", text, re.DOTALL)[1]
         found[section] = set(re.findall(r'"(\w+)"', names))
     return found
 
@@ -152,7 +157,8 @@ def test_every_key_of_the_configuration_is_in_the_example_and_no_other():
 def test_the_example_passes_its_own_check(tmp_path, uncomment):
     text = EXAMPLE.read_text()
     if uncomment:
-        text = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
+        # A database stands in the place of the sections.
+        text = re.sub(r"^#(?!database)(\w+ = )", r"\1", text, flags=re.MULTILINE)
         # Not installed here.
         text = re.sub(r"^worker = .*", f"worker = {PROGRAMS['vgpu-worker.8']}", text,
                       flags=re.MULTILINE)
@@ -170,11 +176,106 @@ def c_default(name):
 def test_the_page_and_the_example_name_the_programs_defaults():
     page, example = CONFIG_PAGE.read_text(), EXAMPLE.read_text()
     numbers = sorted(key for key in config_keys()["mediator"] if key.endswith("_ms"))
-    assert len(numbers) == 6
+    assert len(numbers) == 9
     for key in numbers:
         value = c_default(key)
         assert re.search(rf"^\*{key}\*=_N_ \(.*, default {value}\)$", page, re.MULTILINE), key
         assert re.search(rf"^{key} = {value}$", example, re.MULTILINE), key
+
+
+# --- the knobs of performance-tuning.md ----------------------------------------------
+
+TUNING_PAGE = REPOSITORY / "docs/performance-tuning.md"
+
+
+def constant_in(path, name):
+    value = re.search(rf"^#define {name} (.*)$", (REPOSITORY / path).read_text(), re.MULTILINE)[1]
+    return whole_number(value.split("/*")[0].strip())
+
+
+def whole_number(text):
+    """Of `8`, `64u` or `16u << 20`."""
+    words = re.fullmatch(r"\(?(\d+)u?l*(?: << (\d+))?\)?", text)
+    return int(words[1]) << int(words[2] or 0)
+
+
+def program_ranges():
+    """{section: {key: its values as the tuning page names them}}, of numbers and choices."""
+    text = (REPOSITORY / "src/mediator/config.c").read_text()
+    text = text.replace("TRACE_KIB_MAX)", f"{constant_in('src/trace/trace.h', 'TRACE_KIB_MAX')})")
+    names = {table: ", ".join(re.findall(r'\{"([\w -]+)", ', body)) for table, body in re.findall(
+        r"struct choice (\w+)\[\] = \{(.*?)\{NULL, 0\}\};", text, re.DOTALL)}
+    ranges = {key: f"{least} to {whole_number(most)}" for key, least, most in re.findall(
+        r"NUMBER\((\w+), (\d+), ([^)]+)\)", text)}
+    ranges.update({key: names[table] for key, table in re.findall(
+        r'CHOICE\("(\w+)", \w+, (\w+)\)', text)})
+    limits = re.findall(r"\{offsetof\(struct config_vm, (\w+)\), ([^}]+)\}", text)
+    aging = re.search(r'parse_number\("aging_ms", value, (\d+), (\d+)', text)
+    devices = constant_in("src/mediator/mediator.h", "CONFIG_POOL_DEVICES_MAX")
+    return {"mediator": ranges,
+            "pool": {"policy": names["pool_policies"], "placement": names["placements"],
+                     "demand": names["yes_no"], "aging_ms": f"{aging[1]} to {aging[2]}",
+                     "session_devices": f"1 to {devices}"},
+            "vm": {key: f"0 to {whole_number(most)}" for key, most in limits}}
+
+
+def example_values():
+    """{section: {key: what it is when it is left out}}, of the first of each kind."""
+    found, section = {}, None
+    for line in EXAMPLE.read_text().splitlines():
+        if match := re.match(r"\[(\w+)", line):
+            section = match[1]
+        elif match := re.match(r"(\w+) = (.*)", line):
+            found.setdefault(section, {}).setdefault(match[1], match[2])
+    return found
+
+
+def knob_rows():
+    """{section: {key: (default, range)}}: the tables below these headings."""
+    found = {}
+    for section, part in re.findall(r"^### [^\n]*`\[(mediator|pool|vm)[^]\n]*\]`(.*?)(?=^#)",
+                                    TUNING_PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|", part, re.MULTILINE)
+        found[section] = {key: (default, values) for key, default, values in rows}
+    return found
+
+
+def test_every_knob_of_the_tuning_page_has_the_programs_default_and_range():
+    rows, ranges, defaults = knob_rows(), program_ranges(), example_values()
+    assert {section: len(keys) > 4 for section, keys in rows.items()} == dict.fromkeys(ranges, True)
+    for section, keys in rows.items():
+        for key, (default, values) in keys.items():
+            assert key in ranges[section], f"{key} is no number or choice of [{section}]"
+            in_order = sorted(values.split(", ")) == sorted(ranges[section][key].split(", "))
+            assert (default, in_order) == (defaults[section][key], True), \
+                f"{key}: {ranges[section][key]}, default {defaults[section][key]}"
+
+
+def test_the_tuning_page_passes_over_no_key():
+    """Each stands in a table or in the list of those that are not about speed."""
+    listed = re.search(r"^Not about speed: (.*?)\n\n", TUNING_PAGE.read_text(),
+                       re.MULTILINE | re.DOTALL)[1]
+    listed = set(re.findall(r"`(\w+)`", listed))
+    rows, keys = knob_rows(), config_keys()
+    assert {section: keys[section] - set(rows[section]) - listed for section in keys} == \
+        dict.fromkeys(keys, set())
+    assert listed - set().union(*keys.values()) == set()
+    assert listed & set().union(*rows.values()) == set()
+
+
+def test_the_tuning_page_has_the_librarys_and_the_devices_defaults():
+    page = TUNING_PAGE.read_text()
+    spin_us = constant_in("lib/session.c", "SPIN_US")
+    window_mib = constant_in("lib/socket.c", "WINDOW_BYTES") >> 20
+    sessions = [constant_in("include/vgpu/window.h", f"VGPU_SLOTS_{name}")
+                for name in ("DEFAULT", "MAX")]
+    spare_mib = constant_in("src/exec/cuda_private.h", "CUDA_SPARE_BYTES") >> 20
+    flights = constant_in("src/exec/runner.h", "RUNNER_FLIGHTS_MAX")
+    for row in [f"`spin_us` | {spin_us};", f"`window_bytes` | {window_mib} MiB",
+                f"`sessions` | {sessions[0]} | 1 to {sessions[1]} |",
+                f"freed granules | {spare_mib} MiB a session",
+                f"operations in flight on the device | {flights} |"]:
+        assert row in page
 
 
 # --- links, names, commands ----------------------------------------------------------
@@ -249,7 +350,7 @@ def test_every_function_that_is_named_exists(document):
 @each_document
 def test_every_path_that_is_named_exists(document):
     text = document.read_text()
-    folders = "src|include|device|guest|tests|scripts|demo|docs|man|packaging|bench|third_party"
+    folders = "src|integrations|include|kernels|examples|device|guest|tests|scripts|demo|docs|man|packaging|bench|third_party"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]*\w/?)`", text))
     assert {name for name in named if not (REPOSITORY / name).exists()} == set()
 
@@ -257,6 +358,23 @@ def test_every_path_that_is_named_exists(document):
 @each_document
 def test_a_document_is_finished(document):
     assert re.findall(r"\b(?:TODO|FIXME|XXX|TBD)\b", document.read_text()) == []
+
+
+def requirement_rows():
+    text = (REPOSITORY / "docs/security.md").read_text()
+    part = text[text.index("\n## Requirements, controls, evidence"):]
+    part = part[:part.index("\n## ", 5)]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in part.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "requirement"]
+
+
+def test_every_requirement_of_security_has_a_control_and_evidence_or_says_not_shown():
+    rows = requirement_rows()
+    assert len(rows) > 20
+    for row in rows:
+        assert len(row) == 3 and all(row), row
+        assert re.search(r"`test_\w+`|`tests/[\w./]+`|not shown", row[2]), row
 
 
 # --- messages -----------------------------------------------------------------------
@@ -293,7 +411,7 @@ def shell_texts(text):
 def all_texts():
     found = []
     for path in source_files((".c", ".h")):
-        if path.relative_to(REPOSITORY).parts[0] in ("src", "device"):
+        if path.relative_to(REPOSITORY).parts[0] in ("src", "device", "lib"):
             found += string_literals(path.read_text())
     for name in ["device/qemu-with-vgpu", "device/qemu-source.sh", "scripts/build-device"]:
         found += shell_texts((REPOSITORY / name).read_text())
@@ -367,8 +485,9 @@ def test_every_reason_that_a_person_can_meet_is_explained(path, at_least):
                if not any(stands_in(message, reason) for message in explained)
                # What a key expects follows the words "… = …: expected".
                and not reason.startswith(("a mode that", "an octal", "one letter, A", "user or",
-                                          "at most 63", "cpu or", "a whole", "an absolute",
-                                          "0, 1, 2", "cannot read a number"))
+                                          "at most 63", "cpu, ", "a whole", "an absolute",
+                                          "0, 1, 2", "cannot read a number",
+                                          "the name of a user", "each device", "at most 8"))
                # Only programs can ask for a key that does not exist.
                and reason != f"unknown key '{ANY}' in [mediator]"
                and reason != f"{ANY}, line {ANY}: {ANY}"]
@@ -453,7 +572,7 @@ def test_the_client_in_the_protocol_works(tmp_path):
             assert line, "the mediator ended"
         program = program.replace("/mnt/vgpu", f"{tmp_path}/share")
         for _ in range(3):
-            done = run("sh", "-c", program, timeout=60)
+            done = run("sh", "-c", program, timeout=180)
             assert (done.returncode, done.stdout) == (0, "1:3 + 4 = 7\n")
         mediator.terminate()
         assert mediator.wait(30) == 0
@@ -484,3 +603,96 @@ def test_the_mount_options_are_those_that_the_tests_use():
             assert option in used, option
     fstab = re.search(r"^10\.77\.0\.1:/vm100 \S+ nfs4 (\S+)", text, re.MULTILINE)[1].split(",")
     assert set(fstab) == set(shown) | {"_netdev"}
+
+
+# --- window.md and the headers ------------------------------------------------------------
+
+WINDOW_PAGE = REPOSITORY / "docs/window.md"
+
+
+def header_text(name):
+    text = (REPOSITORY / "include/vgpu" / name).read_text()
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def page_fields():
+    """{struct: {field: offset}}: the tables under the headings that name a struct."""
+    found = {}
+    for struct, table in re.findall(r"^### `struct (\w+)`\n.*?^\| offset \| field \|.*?\n(.*?)\n\n",
+                                    WINDOW_PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        rows = re.findall(r"^\| (0x[0-9a-f]+|\d+) \| `(\w+)` \|", table, re.MULTILINE)
+        found[struct] = {field: int(offset, 0) for offset, field in rows}
+    return found
+
+
+def test_every_offset_in_the_windows_page_is_the_compilers(tmp_path):
+    documented = page_fields()
+    assert set(documented) == {"vgpu_window_header", "vgpu_slot_guest", "vgpu_slot_host",
+                               "vgpu_descriptor", "vgpu_completion"}
+    lines = "".join(f'printf("{struct} {field} %zu\\n", offsetof(struct {struct}, {field}));\n'
+                    for struct, fields in documented.items() for field in fields)
+    source = tmp_path / "offsets.c"
+    source.write_text('#include "vgpu/window.h"\n#include <stdio.h>\n'
+                      f"int main(void) {{\n{lines}return 0;\n}}\n")
+    built = run("gcc", f"-I{REPOSITORY}/include", "-o", tmp_path / "offsets", source)
+    assert built.returncode == 0, built.stdout
+    told = {}
+    for line in run(tmp_path / "offsets").stdout.splitlines():
+        struct, field, offset = line.split()
+        told.setdefault(struct, {})[field] = int(offset)
+    assert told == documented
+
+
+@pytest.mark.parametrize("struct", ["vgpu_window_header", "vgpu_slot_guest", "vgpu_slot_host",
+                                    "vgpu_completion"])
+def test_every_field_of_a_structure_is_in_the_windows_page(struct):
+    body = re.search(rf"struct {struct} \{{(.*?)\n\}};", header_text("window.h"), re.DOTALL)[1]
+    fields = set(re.findall(r"(\w+)(?:\[\d+\])?;", body))
+    assert {field for field in fields if not field.startswith("pad")} == set(page_fields()[struct])
+
+
+def test_the_parts_of_a_slot_are_where_the_windows_page_says():
+    defined = {name: int(value, 16) for name, value in re.findall(
+        r"#define (VGPU_SLOT_[A-Z]+) (0x[0-9a-f]+)u", header_text("window.h"))}
+    shown = {name: int(value, 16) for value, name in re.findall(
+        r"^\| (0x[0-9a-f]+) \| `(VGPU_SLOT_[A-Z]+)`", WINDOW_PAGE.read_text(), re.MULTILINE)}
+    assert len(shown) == 6
+    assert shown == defined
+
+
+@pytest.mark.parametrize("header, enum, prefix, column", [
+    ("window.h", "vgpu_opcode", "VGPU_OP_", "operation"),
+    ("window.h", "vgpu_status", "VGPU_", "status"),
+    ("link.h", "vgpu_link_type", "VGPU_LINK_", "message")])
+def test_every_number_of_the_protocol_is_in_the_windows_page(header, enum, prefix, column):
+    body = re.search(rf"enum {enum} \{{(.*?)\}};", header_text(header), re.DOTALL)[1]
+    defined = {name: int(number) for name, number in re.findall(rf"{prefix}(\w+) = (\d+)", body)}
+    table = re.search(rf"^\| number \| {column} \|.*?\n\n", WINDOW_PAGE.read_text(),
+                      re.MULTILINE | re.DOTALL)[0]
+    shown = {name: int(number) for number, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", table,
+                                                              re.MULTILINE)}
+    assert shown == defined
+
+
+def arrows_of_the_window():
+    """[(arrow, its tests)]: the rows of the three state machines."""
+    found, inside = [], False
+    for line in WINDOW_PAGE.read_text().splitlines():
+        if not line.startswith("|"):
+            inside = False
+        elif line.endswith("| walked by |"):
+            inside = True
+        elif inside and not line.startswith("|---"):
+            cells = line.strip("| ").split(" | ")
+            found.append((cells[0], re.findall(r"`(test_\w+)`", cells[-1])))
+    return found
+
+
+def test_every_arrow_of_a_state_machine_is_walked_by_a_test_that_exists():
+    arrows = arrows_of_the_window()
+    assert len(arrows) > 20
+    tests = set()
+    for path in source_files((".py",)):
+        if path.name.startswith("test_"):
+            tests |= set(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
+    assert [arrow for arrow, names in arrows if not names or not set(names) <= tests] == []

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that means harm: what it puts into its directory gets an answer that
-says why, harms nobody else, and does not keep its next request from working."""
+says why, harms nobody else, and does not keep its next request from working.
+
+Only files, links and directories: test_window_hostile.py and test_link_hostile.py have
+hostile owners of windows.
+"""
 
 import os
 import re

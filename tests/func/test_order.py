@@ -5,7 +5,7 @@ among those that are found together."""
 import signal
 
 import pytest
-from support import wait_until
+from support import both_channels, wait_until
 
 pytestmark = pytest.mark.threads
 
@@ -22,18 +22,21 @@ def order_behind_a_spin(m, spinner, *waiting):
     return m.order(after=after)[1:]
 
 
+@both_channels
 def test_high_goes_before_medium_before_low(mediator):
     m = mediator(vms={9: ("A", MEDIUM), 1: ("A", LOW), 2: ("A", HIGH), 3: ("A", MEDIUM)})
     assert order_behind_a_spin(m, 9, 1, 2, 3) == [2, 3, 1]
     assert order_behind_a_spin(m, 9, 3, 1, 2) == [2, 3, 1]
 
 
+@both_channels
 def test_inside_one_priority_who_came_first_goes_first(mediator):
     m = mediator(vms={9: ("A", HIGH), **{i: ("A", MEDIUM) for i in range(1, 6)}})
     assert order_behind_a_spin(m, 9, 4, 1, 5, 2, 3) == [4, 1, 5, 2, 3]
     assert order_behind_a_spin(m, 9, 3, 2, 5, 1, 4) == [3, 2, 5, 1, 4]
 
 
+@both_channels
 def test_running_work_is_not_interrupted_by_higher_priority(mediator):
     m = mediator(vms={1: ("A", LOW), 2: ("A", HIGH)})
     pid = m.occupy(1)
@@ -44,12 +47,14 @@ def test_running_work_is_not_interrupted_by_higher_priority(mediator):
     assert m.vm(2).wait_answer() == "1:PONG 2"
 
 
+@both_channels
 def test_fifo_policy_knows_no_priority(mediator):
     m = mediator(vms={9: ("A", LOW), 1: ("A", LOW), 2: ("A", HIGH), 3: ("B", MEDIUM)},
                  policy="fifo")
     assert order_behind_a_spin(m, 9, 1, 3, 2) == [1, 3, 2]
 
 
+@both_channels
 def test_shared_pools_are_one_queue_with_labels(mediator):
     m = mediator(vms={9: ("A", LOW), 1: ("A", LOW), 2: ("B", HIGH), 3: ("B", LOW),
                       4: ("A", HIGH)}, pools_mode="shared")
@@ -58,12 +63,14 @@ def test_shared_pools_are_one_queue_with_labels(mediator):
     assert queued[4] == 2 and queued[3] == 2  # each pool counts its own
 
 
+@both_channels
 def test_independent_pools_on_one_device_take_turns(mediator):
     m = mediator(vms={9: ("A", HIGH), 1: ("A", HIGH), 2: ("A", LOW), 3: ("A", MEDIUM),
                       4: ("B", LOW), 5: ("B", MEDIUM)}, pools_mode="independent")
     assert order_behind_a_spin(m, 9, 2, 1, 3, 4, 5) == [1, 5, 3, 4, 2]
 
 
+@both_channels
 def test_pools_on_two_devices_run_at_the_same_time(mediator):
     m = mediator(vms={1: ("A", LOW), 2: ("B", LOW), 3: ("A", HIGH), 4: ("B", HIGH)},
                  pools={"A": "cpu:0", "B": "cpu:1"})
@@ -81,6 +88,7 @@ def test_pools_on_two_devices_run_at_the_same_time(mediator):
     assert m.vm(3).wait_answer() == "1:PONG 3"
 
 
+@both_channels
 def test_one_device_runs_one_request_at_a_time(mediator):
     m = mediator(vms={1: ("A", LOW), 2: ("B", LOW)})
     pid = m.occupy(1)
@@ -92,6 +100,7 @@ def test_one_device_runs_one_request_at_a_time(mediator):
 
 
 # --- found together ---------------------------------------------------------------------
+# Only files are looked for, and have times; a window's doorbells come one by one.
 
 
 def put_before_start(m, times):
@@ -142,6 +151,7 @@ def test_who_is_first_among_equals_changes(mediator):
     raise AssertionError(f"first in 100 rounds were only {first}")
 
 
+@both_channels
 def test_many_vms_are_all_answered_each_with_its_own(mediator):
     m = mediator(vms={i: ("AB"[i % 2], i % 3) for i in range(1, 41)})
     for i in m.vms:

@@ -16,13 +16,11 @@ import subprocess
 import time
 
 import pytest
+from support import BUILD, MEDIATOR, REPOSITORY, is_sanitized
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", REPOSITORY / "build")).resolve()
-MEDIATOR = BUILD / "src/mediator/vgpu-mediator"
 UNIT = BUILD / "packaging/vgpu-mediator.service"
 PACKAGING = REPOSITORY / "packaging"
-PATIENCE_S = 30
+PATIENCE_S = 90
 OWNER = 123456
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: capabilities, chown")
@@ -95,7 +93,7 @@ def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path):
 @needs("setpriv")
 def test_the_units_capabilities_are_enough(tmp_path):
     kept = [word[len("CAP_"):].lower() for word in unit_values("CapabilityBoundingSet")[0].split()]
-    assert len(kept) == 3
+    assert len(kept) == 6
     tmp_path.chmod(0o755)
     serve_one_request(tmp_path, [
         "setpriv", "--no-new-privs", "--inh-caps=-all",
@@ -114,7 +112,7 @@ def test_without_the_units_capabilities_it_says_what_it_cannot_do(tmp_path):
          write_config(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
-    assert f"cannot give directory 'vm7' owner {OWNER}:{OWNER}" in done.stdout
+    assert re.search(rf"cannot give socket '.*' to owner {OWNER}:{OWNER}", done.stdout)
 
 
 def system_calls(group):
@@ -153,20 +151,15 @@ def kill_on_others(names):
     return confine
 
 
-def built_with_sanitizers():
-    program = MEDIATOR.read_bytes()
-    return b"__asan_init" in program or b"__tsan_init" in program
-
-
 @needs_root
 @needs("systemd-analyze")
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
 def test_the_units_system_calls_are_enough(tmp_path):
-    if built_with_sanitizers():
+    if is_sanitized():
         pytest.skip("sanitizers make system calls that the program does not")
     allowed = system_calls("@default")
     for group in unit_values("SystemCallFilter")[0].split():
-        allowed |= system_calls(group)
+        allowed |= system_calls(group) if group.startswith("@") else {group}
     serve_one_request(tmp_path, [], preexec_fn=kill_on_others(allowed))
 
 

@@ -26,7 +26,7 @@ def test_text_log_has_the_three_lines_with_a_time_before_each(mediator):
         m.vm(vm_id).put(command)
         wait_until(lambda i=vm_id: any(f"[QUEUE] Pool A: Added priority={m.vms[i][1]}, vm={i}"
                                        in line for line in lines()), m.tail)
-    m.wait_begun(3, 1)
+    wait_until(lambda: (3, 1) in m.executions(), "the execution's begin")
     m.kill_worker_of(3)
     assert m.vm(2).wait_answer() == "1:TEST_HIGH OK"
     assert m.vm(4).wait_answer() == "1:PONG"
@@ -235,7 +235,7 @@ def test_no_old_answer_is_left_when_the_next_request_is_accepted(mediator):
     assert vm.ask("PING old") == "1:PONG old"
     vm.put("SPIN 60000")  # without 0:Ready before: an old client
     pid = m.wait_event("process", count=2)["worker_pid"]
-    m.wait_begun(1, 2)
+    wait_until(lambda: (1, 2) in m.executions(), "the execution's begin")
     assert vm.response.read_text().splitlines()[0] == READY
     m.release(pid)
     assert vm.wait_answer().startswith("2:worker")

@@ -173,7 +173,8 @@ static inline void wait_ended(struct bench *bench)
 static inline int start_program(struct bench *bench, const char *program, const char *backend,
                                 struct vgpu_error *error)
 {
-    struct exec_worker_config config = {.program = program,
+    struct exec_worker_config config = {.uid = (uid_t)-1,
+                                        .program = program,
                                         .backend = backend,
                                         .vm_id = 7,
                                         .record_path = bench->record,

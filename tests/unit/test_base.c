@@ -6,11 +6,78 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+/* --- other processes --------------------------------------------------------------------- */
+
+/* Forks a process that does this until it is killed, and waits until it is seen in that state. */
+static pid_t make_process(void (*work)(void), char state)
+{
+    struct process_sight sight = {0};
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        work();
+        _exit(1);
+    }
+    assert_true(pid > 0);
+    while (sight.state != state)
+        assert_true(process_look(pid, &sight));
+    return pid;
+}
+
+static void end_process(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void sleep_on(void)
+{
+    for (;;)
+        pause();
+}
+
+static void spin_on(void)
+{
+    for (;;)
+        ;
+}
+
+static void a_process_that_sleeps_is_seen_to(void **state)
+{
+    pid_t pid = make_process(sleep_on, 'S');
+
+    (void)state;
+    end_process(pid);
+}
+
+static void the_processor_time_of_a_process_grows_while_it_runs(void **state)
+{
+    struct process_sight sight = {0};
+    pid_t pid = make_process(spin_on, 'R');
+
+    (void)state;
+    while (sight.cpu_us < 20000)
+        assert_true(process_look(pid, &sight));
+    end_process(pid);
+}
+
+static void a_process_that_is_gone_is_not_seen(void **state)
+{
+    struct process_sight sight;
+    pid_t pid = make_process(sleep_on, 'S');
+
+    (void)state;
+    end_process(pid);
+    assert_false(process_look(pid, &sight));
+}
 
 static void error_keeps_code_and_message(void **state)
 {
@@ -80,6 +147,21 @@ static void escaping_shows_every_byte_and_never_overflows(void **state)
     assert_string_equal(small, "abcde");
 }
 
+static void a_word_of_a_list_is_found_by_its_number(void **state)
+{
+    char word[6] = "";
+
+    (void)state;
+    assert_true(text_word("cpu:0 cpu:1", 0, word, sizeof(word)));
+    assert_string_equal(word, "cpu:0");
+    assert_true(text_word("cpu:0 cpu:1", 1, word, sizeof(word)));
+    assert_string_equal(word, "cpu:1");
+    assert_false(text_word("cpu:0 cpu:1", 2, word, sizeof(word)));
+    assert_false(text_word("", 0, word, sizeof(word)));
+    assert_false(text_word("cpu:10", 0, word, sizeof(word)));
+    assert_string_equal(word, "cpu:1");
+}
+
 static void crc32_matches_the_published_check_value(void **state)
 {
     (void)state;
@@ -100,6 +182,22 @@ static void directories_are_made_with_their_parents(void **state)
     assert_int_equal(stat(path, &info), 0);
     assert_true(S_ISDIR(info.st_mode));
     assert_int_equal(fd_make_directories(path, 0750, &error), 0); /* again: fine */
+    unit_remove_directory(top);
+}
+
+static void a_parent_is_synced_and_a_missing_one_is_an_error(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512];
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/any", top);
+    assert_int_equal(fd_sync_parent(path), 0);
+    assert_int_equal(fd_sync_parent("/any"), 0);
+    assert_int_equal(fd_sync_parent("any"), 0);
+    snprintf(path, sizeof(path), "%s/none/any", top);
+    assert_int_equal(fd_sync_parent(path), -1);
+    assert_int_equal(errno, ENOENT);
     unit_remove_directory(top);
 }
 
@@ -311,13 +409,18 @@ static void log_that_cannot_be_opened_says_which(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_process_that_sleeps_is_seen_to),
+        cmocka_unit_test(the_processor_time_of_a_process_grows_while_it_runs),
+        cmocka_unit_test(a_process_that_is_gone_is_not_seen),
         cmocka_unit_test(error_keeps_code_and_message),
         cmocka_unit_test(error_from_errno_names_the_cause),
         cmocka_unit_test(error_cuts_what_is_too_long),
         cmocka_unit_test(numbers_are_decimal_whole_and_in_range),
         cmocka_unit_test(escaping_shows_every_byte_and_never_overflows),
+        cmocka_unit_test(a_word_of_a_list_is_found_by_its_number),
         cmocka_unit_test(crc32_matches_the_published_check_value),
         cmocka_unit_test(directories_are_made_with_their_parents),
+        cmocka_unit_test(a_parent_is_synced_and_a_missing_one_is_an_error),
         cmocka_unit_test(reading_past_the_end_is_an_error),
         cmocka_unit_test(record_file_returns_the_newest_record),
         cmocka_unit_test(record_file_survives_every_torn_write),

@@ -39,7 +39,7 @@ static struct journal open_journal(const struct place *place)
     struct journal journal;
     struct vgpu_error error = {.message = ""};
 
-    journal_open(&journal, place->state_fd, 7, &error);
+    journal_open(&journal, place->state_fd, 7, 0, &error);
     assert_string_equal(error.message, "");
     return journal;
 }
@@ -71,7 +71,7 @@ static void assert_refused(const struct place *place, uint32_t vm_id, const char
     struct stat before, after;
 
     assert_int_equal(stat(place->path, &before), 0);
-    assert_int_equal(journal_open(&journal, place->state_fd, vm_id, &error), -1);
+    assert_int_equal(journal_open(&journal, place->state_fd, vm_id, 0, &error), -1);
     if (!strstr(error.message, reason))
         fail_msg("'%s' is not in '%s'", reason, error.message);
     assert_int_equal(stat(place->path, &after), 0);
@@ -182,6 +182,24 @@ static void journal_of_another_vm_is_refused(void **state)
     assert_refused(place, 8, "journal 'vm8.journal' is not VM 8's: move it away to go on");
 }
 
+static void journal_follows_a_vms_identity_and_not_its_number(void **state)
+{
+    struct place *place = *state;
+    struct journal journal;
+    struct vgpu_error error;
+
+    assert_int_equal(journal_open(&journal, place->state_fd, 7, 1234, &error), 0);
+    store(&journal, JOURNAL_ACCEPTED, 5);
+    journal_close(&journal);
+    assert_int_equal(journal_open(&journal, place->state_fd, 7, 1235, &error), 0);
+    assert_int_equal(journal.entry.state, JOURNAL_IDLE);
+    journal_close(&journal);
+    assert_int_equal(journal_open(&journal, place->state_fd, 8, 1234, &error), 0);
+    assert_int_equal(journal.entry.state, JOURNAL_ACCEPTED);
+    assert_int_equal(journal.entry.vm_id, 8);
+    journal_close(&journal);
+}
+
 static void journal_with_an_unknown_state_is_refused(void **state)
 {
     struct place *place = *state;
@@ -201,7 +219,7 @@ static void link_in_the_place_of_a_journal_is_not_followed(void **state)
 
     snprintf(target, sizeof(target), "%s/target", place->directory);
     assert_int_equal(symlink(target, place->path), 0);
-    assert_int_equal(journal_open(&journal, place->state_fd, 7, &error), -1);
+    assert_int_equal(journal_open(&journal, place->state_fd, 7, 0, &error), -1);
     assert_int_equal(access(target, F_OK), -1);
 }
 
@@ -240,6 +258,7 @@ int main(void)
         CASE(damaged_journal_is_refused_and_left_alone),
         CASE(foreign_file_is_refused_whatever_its_size),
         CASE(journal_of_another_vm_is_refused),
+        CASE(journal_follows_a_vms_identity_and_not_its_number),
         CASE(journal_with_an_unknown_state_is_refused),
         CASE(link_in_the_place_of_a_journal_is_not_followed),
         CASE(failed_write_keeps_the_entry_before),

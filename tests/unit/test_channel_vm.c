@@ -39,7 +39,7 @@ static void begin(struct place *place)
     struct vgpu_error error = {.message = ""};
 
     file_vm_init(&place->vm, 7, &owner, true);
-    journal_open(&place->vm.journal, place->state_fd, 7, &error);
+    journal_open(&place->vm.journal, place->state_fd, 7, 0, &error);
     assert_string_equal(error.message, "");
     directory_open(&place->vm.directory, place->share_fd, "vm7", &owner, &error);
     assert_string_equal(error.message, "");
@@ -539,7 +539,7 @@ static void directory_that_comes_late_is_reconciled_before_anything_is_delivered
     put(place, "response.txt", "0:Ready\n"); /* the answer was read */
     file_vm_close(&place->vm);
     file_vm_init(&place->vm, 7, &owner, true);
-    assert_int_equal(journal_open(&place->vm.journal, place->state_fd, 7, &error), 0);
+    assert_int_equal(journal_open(&place->vm.journal, place->state_fd, 7, 0, &error), 0);
     file_vm_recover(&place->vm, &place->rules); /* no directory */
     assert_int_equal(deliver(place), FILE_DELIVERY_LATER);
     assert_int_equal(directory_open(&place->vm.directory, place->share_fd, "vm7", &owner, &error),

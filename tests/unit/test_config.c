@@ -74,6 +74,13 @@ static void complete_right(struct place *place)
         fail_msg("%s", place->error.message);
 }
 
+/* What was read and completed before must not count. */
+static void begin_anew(struct place *place)
+{
+    config_free(&place->config);
+    config_init(&place->config);
+}
+
 static void complete_wrong(struct place *place, const char *message)
 {
     assert_int_equal(config_complete(&place->config, &place->error), -1);
@@ -169,6 +176,52 @@ static void pools_are_read_with_name_and_device(void **state)
     assert_int_equal(config->pools[1].id, 'A');
 }
 
+static void a_pool_may_have_several_devices(void **state)
+{
+    struct place *place = *state;
+    const struct config *config = &place->config;
+    char name[CONFIG_DEVICE_BYTES];
+
+    read_right(place, "[mediator]\nsessions_per_device = 3\ncontexts_per_device = 0\n"
+                      "contexts_per_vm = 5\n"
+                      "[pool A]\ndevice = cuda:0\t cuda:1\nplacement = pack\n"
+                      "[pool B]\ndevice = cpu\nplacement = spread\n");
+    complete_right(place);
+    assert_int_equal(config->sessions_per_device, 3);
+    assert_int_equal(config->contexts_per_device, 0);
+    assert_int_equal(config->contexts_per_vm, 5);
+    assert_string_equal(config->pools[0].device, "cuda:0 cuda:1");
+    assert_true(config->pools[0].pack);
+    assert_string_equal(config_pool_device(&config->pools[0], 1, name), "cuda:1");
+    assert_null(config_pool_device(&config->pools[0], 2, name));
+    assert_false(config->pools[1].pack);
+}
+
+static void a_pool_has_the_mediators_policy_or_its_own(void **state)
+{
+    struct place *place = *state;
+    const struct config *config = &place->config;
+
+    read_right(place, "[pool A]\ndevice = cpu\n"
+                      "[pool B]\npolicy = round-robin\naging_ms = 500\ndemand = yes\n");
+    complete_right(place);
+    assert_int_equal(config->pools[0].policy, CONFIG_POLICY_DEFAULT);
+    assert_false(config->pools[0].demand);
+    assert_int_equal(config->pools[1].policy, CONFIG_POLICY_ROUND_ROBIN);
+    assert_int_equal(config->pools[1].aging_ms, 500);
+    assert_true(config->pools[1].demand);
+}
+
+static void a_policy_or_a_limit_that_is_none_is_refused(void **state)
+{
+    struct place *place = *state;
+
+    read_wrong(place, "[pool A]\npolicy = fair\n", 2,
+               "policy = fair: expected strict or wfq or fifo or round-robin or default");
+    read_wrong(place, "[vm 1]\ndevice_share_percent = 101\n", 2,
+               "device_share_percent = 101: expected a whole number from 0 to 100");
+}
+
 static void vms_are_read_with_all_their_keys(void **state)
 {
     struct place *place = *state;
@@ -180,6 +233,13 @@ static void vms_are_read_with_all_their_keys(void **state)
                       "name = the first\n"
                       "owner = 1000:2000\n"
                       "mode = 0750\n"
+                      "weight = 300\n"
+                      "request_rate = 10000000\n"
+                      "request_burst = 7\n"
+                      "device_share_percent = 25\n"
+                      "queue_depth_max = 9\n"
+                      "inflight_ops_max = 10\n"
+                      "inflight_kib_max = 11\n"
                       "\n"
                       "[vm 4294967295]\n"
                       "priority = 0\n");
@@ -192,6 +252,13 @@ static void vms_are_read_with_all_their_keys(void **state)
     assert_int_equal(config->vms[0].owner_uid, 1000);
     assert_int_equal(config->vms[0].owner_gid, 2000);
     assert_int_equal(config->vms[0].mode, 0750);
+    assert_int_equal(config->vms[0].weight, 300);
+    assert_int_equal(config->vms[0].request_rate, 10000000);
+    assert_int_equal(config->vms[0].request_burst, 7);
+    assert_int_equal(config->vms[0].device_share_percent, 25);
+    assert_int_equal(config->vms[0].queue_depth_max, 9);
+    assert_int_equal(config->vms[0].inflight_ops_max, 10);
+    assert_int_equal(config->vms[0].inflight_kib_max, 11);
     assert_int_equal(config->vms[1].vm_id, 4294967295u);
     assert_int_equal(config->vms[1].pool, 'A');
     assert_int_equal(config->vms[1].priority, 0);
@@ -255,7 +322,7 @@ static void wrong_value_names_file_line_key_and_what_was_expected(void **state)
         {"log_format = xml", "log_format = xml: expected text or json"},
         {"log_level = all", "log_level = all: expected error or warning or info or debug"},
         {"pools = Shared", "pools = Shared: expected shared or independent"},
-        {"policy = fair", "policy = fair: expected strict or fifo"},
+        {"policy = fair", "policy = fair: expected strict or wfq or fifo or round-robin"},
         {"unregistered = yes", "unregistered = yes: expected refuse or accept"},
         {"max_priority = 3", "max_priority = 3: expected 0, 1, 2 or low, medium, high"},
         {"poll_min_ms = 0", "poll_min_ms = 0: expected a whole number from 1 to 1000"},
@@ -287,14 +354,31 @@ static void wrong_pool_section_says_what_was_expected(void **state)
                "section [pool a]: expected one letter, A to Z");
     read_wrong(*state, "[pool AB]\ndevice = cpu\n", 2,
                "section [pool AB]: expected one letter, A to Z");
-    read_wrong(*state, "[pool A]\ndevice = cuda:0\n", 2,
-               "device = cuda:0: expected cpu or cpu:0 to cpu:63 (this version has no other "
-               "backend)");
-    read_wrong(*state, "[pool A]\ndevice = cpu:64\n", 2,
-               "device = cpu:64: expected cpu or cpu:0 to cpu:63 (this version has no other "
-               "backend)");
+    static const char *const wrong_devices[] = {"cuda",   "cuda:64", "cpu:64",   "GPU-", "GPU-12xy",
+                                                "MIG--1", "0000:65", "65:00.0.", "gpu:0"};
+    char text[128], message[256];
+
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(wrong_devices); i++) {
+        snprintf(text, sizeof(text), "[pool A]\ndevice = %s\n", wrong_devices[i]);
+        snprintf(message, sizeof(message),
+                 "device = %s: expected cpu, cpu:0 to cpu:63, cuda:0 to cuda:63, GPU-<uuid>, "
+                 "MIG-<uuid> or a PCI address such as 0000:65:00.0",
+                 wrong_devices[i]);
+        read_wrong(*state, text, 2, message);
+    }
     read_wrong(*state, "[pool A]\nsize = 1\n", 2,
-               "unknown key 'size' in [pool A]: it may have name, device");
+               "unknown key 'size' in [pool A]: it may have name, device, placement, "
+               "session_devices, policy, aging_ms, demand");
+    read_wrong(*state, "[pool A]\ndevice = cpu:0 cpu:1 cpu:0\n", 2,
+               "device = cpu:0: it stands twice in this pool: expected each device once");
+    read_wrong(*state, "[pool A]\ndevice = cpu, cpu\n", 2,
+               "device = cpu, cpu: expected each device once, with spaces between, no commas");
+    read_wrong(*state, "[pool A]\ndevice = cpu cpu:1 cpu:2 cpu:3 cpu:4 cpu:5 cpu:6 cpu:7 cpu:8\n",
+               2,
+               "device = cpu cpu:1 cpu:2 cpu:3 cpu:4 cpu:5 cpu:6 cpu:7 cpu:8: expected at most 8 "
+               "devices");
+    read_wrong(*state, "[pool A]\nplacement = both\n", 2,
+               "placement = both: expected spread or pack");
     read_wrong(*state, "[pool A]\nname = tab\there\n", 2,
                "name = tab\\x09here: expected at most 63 printable ASCII characters");
 }
@@ -327,7 +411,9 @@ static void wrong_vm_section_says_what_was_expected(void **state)
                "mode = 0777: expected a mode that does not let everybody write (least privilege: "
                "0700)");
     read_wrong(*state, "[vm 1]\nsize = 1\n", 2,
-               "unknown key 'size' in [vm 1]: it may have pool, priority, name, owner, mode");
+               "unknown key 'size' in [vm 1]: it may have pool, priority, name, owner, mode, "
+               "weight, request_rate, request_burst, device_share_percent, queue_depth_max, "
+               "inflight_ops_max, inflight_kib_max");
 }
 
 static void section_without_a_key_is_refused_not_forgotten(void **state)
@@ -468,15 +554,136 @@ static void state_directory_inside_the_share_is_refused(void **state)
     for (size_t i = 0; i < VGPU_ARRAY_LENGTH(inside); i++) {
         snprintf(text, sizeof(text), "[mediator]\nworker = /bin/true\nshare = %s\nstate_dir = %s\n",
                  inside[i][0], inside[i][1]);
+        begin_anew(place);
         read_right(place, text);
         complete_wrong(place, "guests could reach the journal");
     }
     for (size_t i = 0; i < VGPU_ARRAY_LENGTH(outside); i++) {
         snprintf(text, sizeof(text), "[mediator]\nworker = /bin/true\nshare = %s\nstate_dir = %s\n",
                  outside[i][0], outside[i][1]);
+        begin_anew(place);
         read_right(place, text);
         complete_right(place);
     }
+}
+
+static void run_directory_inside_the_share_is_refused(void **state)
+{
+    struct place *place = *state;
+
+    read_right(place, "[mediator]\nworker = /bin/true\nshare = /s\nrun_dir = /s/run\n");
+    complete_wrong(place, "guests could reach the sockets");
+}
+
+static void run_directory_follows_another_state_directory(void **state)
+{
+    struct place *place = *state;
+
+    read_right(place, "[mediator]\nstate_dir = /elsewhere\n");
+    complete_right(place);
+    assert_string_equal(place->config.run_dir, "/elsewhere/run");
+    begin_anew(place);
+    read_right(place, "");
+    complete_right(place);
+    assert_string_equal(place->config.run_dir, "/run/vgpu");
+}
+
+static void channels_can_be_one_or_both(void **state)
+{
+    static const struct {
+        const char *text;
+        int channels;
+    } cases[] = {{"file", CONFIG_CHANNEL_FILE},
+                 {"window", CONFIG_CHANNEL_WINDOW},
+                 {"file window", CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW},
+                 {"window file", CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW}};
+    struct place *place = *state;
+    char text[64];
+
+    assert_int_equal(place->config.channels, CONFIG_CHANNEL_FILE | CONFIG_CHANNEL_WINDOW);
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(cases); i++) {
+        snprintf(text, sizeof(text), "[mediator]\nchannels = %s\n", cases[i].text);
+        begin_anew(place);
+        read_right(place, text);
+        assert_int_equal(place->config.channels, cases[i].channels);
+    }
+    read_wrong(place, "[mediator]\nchannels = nfs\n", 2,
+               "channels = nfs: expected file window or window file or window or file");
+}
+
+static void keys_of_windows_have_their_ranges(void **state)
+{
+    struct place *place = *state;
+
+    read_right(place, "[mediator]\nsessions_max = 3\ngrant_us = 500\ngrant_ops = 1\nspin_us = 0\n"
+                      "worker_memory_mib = 0\ndevice_memory_mib = 64\nimage_memory_mib = 300\n"
+                      "count_contexts = yes\n"
+                      "worker_user = nobody\nworker_cgroup = /c\n");
+    assert_int_equal(place->config.sessions_max, 3);
+    assert_int_equal(place->config.grant_us, 500);
+    assert_int_equal(place->config.grant_ops, 1);
+    assert_int_equal(place->config.spin_us, 0);
+    assert_int_equal(place->config.worker_memory_mib, 0);
+    assert_int_equal(place->config.device_memory_mib, 64);
+    assert_int_equal(place->config.image_memory_mib, 300);
+    assert_true(place->config.count_contexts);
+    assert_string_equal(place->config.worker_user, "nobody");
+    assert_string_equal(place->config.worker_cgroup, "/c");
+    read_wrong(place, "[mediator]\nsessions_max = 0\n", 2,
+               "sessions_max = 0: expected a whole number from 1 to 64");
+    read_wrong(place, "[mediator]\ngrant_us = 9\n", 2,
+               "grant_us = 9: expected a whole number from 10 to 1000000");
+    read_wrong(place, "[mediator]\nimage_memory_mib = 0\n", 2,
+               "image_memory_mib = 0: expected a whole number from 1 to 1048576");
+}
+
+static void keys_of_grants_have_their_ranges(void **state)
+{
+    struct place *place = *state;
+
+    read_right(place, "[vm 7]\npool = A\n");
+    assert_int_equal(place->config.grant_min_us, 0);
+    assert_int_equal(place->config.protect_us, 1000);
+    assert_int_equal(place->config.protect_inflight, 2);
+    assert_int_equal(place->config.protect_ms, 100);
+    assert_int_equal(place->config.switch_us, 0);
+    assert_int_equal(place->config.switch_share_percent, 5);
+    begin_anew(place);
+    read_right(place, "[mediator]\npolicy = wfq\ngrant_min_us = 100\nprotect_us = 0\n"
+                      "protect_inflight = 0\nprotect_ms = 0\nswitch_us = 150\n"
+                      "switch_share_percent = 99\n");
+    assert_int_equal(place->config.policy, SCHED_POLICY_WFQ);
+    assert_int_equal(place->config.grant_min_us, 100);
+    assert_int_equal(place->config.protect_us, 0);
+    assert_int_equal(place->config.protect_inflight, 0);
+    assert_int_equal(place->config.protect_ms, 0);
+    assert_int_equal(place->config.switch_us, 150);
+    assert_int_equal(place->config.switch_share_percent, 99);
+    read_wrong(place, "[mediator]\nprotect_inflight = 1025\n", 2,
+               "protect_inflight = 1025: expected a whole number from 0 to 1024");
+    read_wrong(place, "[mediator]\nswitch_share_percent = 100\n", 2,
+               "switch_share_percent = 100: expected a whole number from 0 to 99");
+}
+
+static void keys_of_gpus_are_judged(void **state)
+{
+    struct place *place = *state;
+
+    read_right(place, "[vm 7]\npool = A\n");
+    assert_string_equal(place->config.nvml_library, "libnvidia-ml.so.1");
+    assert_int_equal(place->config.health_interval_ms, 5000);
+    begin_anew(place);
+    read_right(place, "[mediator]\nnvml_library = none\nhealth_interval_ms = 100\n");
+    assert_string_equal(place->config.nvml_library, "none");
+    assert_int_equal(place->config.health_interval_ms, 100);
+    begin_anew(place);
+    read_right(place, "[mediator]\nnvml_library = /opt/lib/libnvidia-ml.so.1\n");
+    assert_string_equal(place->config.nvml_library, "/opt/lib/libnvidia-ml.so.1");
+    read_wrong(place, "[mediator]\nnvml_library = lib/x.so\n", 2,
+               "nvml_library = lib/x.so: expected an absolute path, the name of a library, or "
+               "none");
+    read_wrong(place, "[mediator]\nhealth_interval_ms = 99\n", 2,
+               "health_interval_ms = 99: expected a whole number from 100 to 3600000");
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, place_make, place_remove)
@@ -487,6 +694,9 @@ int main(void)
         CASE(empty_file_leaves_the_defaults),
         CASE(every_key_of_the_mediator_is_read),
         CASE(pools_are_read_with_name_and_device),
+        CASE(a_pool_may_have_several_devices),
+        CASE(a_pool_has_the_mediators_policy_or_its_own),
+        CASE(a_policy_or_a_limit_that_is_none_is_refused),
         CASE(vms_are_read_with_all_their_keys),
         CASE(owner_may_be_a_name_and_brings_its_group),
         CASE(thousand_vms_are_read),
@@ -508,6 +718,12 @@ int main(void)
         CASE(worker_that_cannot_be_run_is_refused),
         CASE(polling_interval_that_shrinks_is_refused),
         CASE(state_directory_inside_the_share_is_refused),
+        CASE(run_directory_inside_the_share_is_refused),
+        CASE(run_directory_follows_another_state_directory),
+        CASE(channels_can_be_one_or_both),
+        CASE(keys_of_windows_have_their_ranges),
+        CASE(keys_of_grants_have_their_ranges),
+        CASE(keys_of_gpus_are_judged),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

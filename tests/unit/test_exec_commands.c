@@ -3,6 +3,7 @@
 
 #include "exec/exec.h"
 
+#include <errno.h>
 #include <math.h>
 
 static struct protocol_response run_on(const struct exec_backend *backend, const char *command)
@@ -48,7 +49,8 @@ static struct {
     size_t at[4];
     float by[4];
     size_t count;
-    bool lazy; /* computes nothing at all */
+    bool lazy;           /* computes nothing at all */
+    const char *refusal; /* says that it cannot */
 } flaw;
 
 static void spoil(float *result)
@@ -57,20 +59,45 @@ static void spoil(float *result)
         result[flaw.at[i]] += flaw.by[i];
 }
 
-static void flawed_vector_add(const float *a, const float *b, float *sum, size_t count)
+/* It says that it cannot, if it was told to. */
+static int outcome(struct vgpu_error *error)
 {
-    if (flaw.lazy)
-        return;
-    exec_backend_cpu.vector_add(a, b, sum, count);
-    spoil(sum);
+    return flaw.refusal ? error_set(error, EIO, "%s", flaw.refusal) : 0;
 }
 
-static void flawed_matrix_mul(const float *a, const float *b, float *product, size_t n)
+static int flawed_vector_add(const float *a, const float *b, float *sum, size_t count,
+                             struct vgpu_error *error)
 {
-    if (flaw.lazy)
-        return;
-    exec_backend_cpu.matrix_mul(a, b, product, n);
-    spoil(product);
+    if (!flaw.lazy && !flaw.refusal) {
+        exec_backend_cpu.vector_add(a, b, sum, count, error);
+        spoil(sum);
+    }
+    return outcome(error);
+}
+
+static int flawed_matrix_mul(const float *a, const float *b, float *product, size_t n,
+                             struct vgpu_error *error)
+{
+    if (!flaw.lazy && !flaw.refusal) {
+        exec_backend_cpu.matrix_mul(a, b, product, n, error);
+        spoil(product);
+    }
+    return outcome(error);
+}
+
+static int flawed_reduce(const float *x, size_t count, double *ret_sum, struct vgpu_error *error)
+{
+    if (!flaw.lazy && !flaw.refusal) {
+        exec_backend_cpu.reduce(x, count, ret_sum, error);
+        *ret_sum += flaw.count;
+    }
+    return outcome(error);
+}
+
+static int flawed_spin(uint32_t spin_ms, struct vgpu_error *error)
+{
+    (void)spin_ms;
+    return outcome(error);
 }
 
 static void long_describe(char *text, size_t bytes)
@@ -83,6 +110,8 @@ static const struct exec_backend flawed = {
     .name = "flawed",
     .vector_add = flawed_vector_add,
     .matrix_mul = flawed_matrix_mul,
+    .reduce = flawed_reduce,
+    .spin = flawed_spin,
     .describe = long_describe,
 };
 
@@ -91,6 +120,52 @@ static int no_flaw(void **state)
     (void)state;
     memset(&flaw, 0, sizeof(flaw));
     return 0;
+}
+
+/* --- a backend that cannot ------------------------------------------------------------------ */
+
+static void what_the_backend_cannot_do_is_told_with_its_reason(void **state)
+{
+    (void)state;
+    flaw.refusal = "the GPU is gone";
+    assert_string_equal(run_on(&flawed, "VECTOR_ADD").message,
+                        "VECTOR_ADD was not computed: the GPU is gone");
+    assert_string_equal(run_on(&flawed, "MATRIX_MUL 5").message,
+                        "MATRIX_MUL 5 was not computed: the GPU is gone");
+    assert_string_equal(run_on(&flawed, "REDUCE 5").message,
+                        "REDUCE 5 was not computed: the GPU is gone");
+    assert_string_equal(run_on(&flawed, "SPIN 5").message, "SPIN 5 did not run: the GPU is gone");
+    assert_false(run_on(&flawed, "SPIN 5").success);
+}
+
+/* --- REDUCE ------------------------------------------------------------------------------ */
+
+static void sums_are_checked_for_any_count(void **state)
+{
+    static const unsigned counts[] = {1, 2, 6, 7, 8, 1000, 1000003};
+    char command[32], expected[64];
+
+    (void)state;
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(counts); i++) {
+        unsigned long long sum = 0;
+
+        for (unsigned k = 0; k < counts[i]; k++)
+            sum += k % 7;
+        snprintf(command, sizeof(command), "REDUCE %u", counts[i]);
+        snprintf(expected, sizeof(expected), "Reduce PASSED: %u elements, sum %llu", counts[i],
+                 sum);
+        answers_before_details(&exec_backend_cpu, command, true, expected);
+    }
+}
+
+static void a_wrong_sum_is_found(void **state)
+{
+    (void)state;
+    flaw.count = 1;
+    answers_before_details(&flawed, "REDUCE 7", false, "Reduce FAILED: 7 elements, sum 22");
+    flaw.lazy = true;
+    assert_false(run_on(&flawed, "REDUCE 7").success);
+    assert_false(run_on(&exec_backend_cpu, "REDUCE 16777217").success);
 }
 
 /* --- VECTOR_ADD ------------------------------------------------------------------------- */
@@ -181,7 +256,7 @@ static void the_cpu_multiplies_as_the_definition_says(void **state)
         b[i] = (float)(i % 11 - 5);
         product[i] = NAN;
     }
-    exec_backend_cpu.matrix_mul(a, b, product, N);
+    assert_int_equal(exec_backend_cpu.matrix_mul(a, b, product, N, NULL), 0);
     for (int i = 0; i < N; i++) {
         for (int j = 0; j < N; j++) {
             float expected = 0;
@@ -245,11 +320,15 @@ static void ping_echoes_its_text(void **state)
 
 static void gpu_info_says_that_the_cpu_computes(void **state)
 {
-    struct protocol_response response = run_on(&exec_backend_cpu, "GPU_INFO");
+    struct protocol_response response;
+    struct vgpu_error error;
     char cores[64];
     long count = sysconf(_SC_NPROCESSORS_ONLN);
 
     (void)state;
+    assert_int_equal(exec_backend_cpu.open(&(struct exec_backend_config){.device = "cpu"}, &error),
+                     0);
+    response = run_on(&exec_backend_cpu, "GPU_INFO");
     assert_true(response.success);
     assert_memory_equal(response.message, "CPU backend: ", 13);
     snprintf(cores, sizeof(cores), ", %ld core%s, no GPU", count, count == 1 ? "" : "s");
@@ -320,6 +399,9 @@ static void the_longest_commands_get_whole_answers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        COMMAND_TEST(what_the_backend_cannot_do_is_told_with_its_reason),
+        COMMAND_TEST(sums_are_checked_for_any_count),
+        COMMAND_TEST(a_wrong_sum_is_found),
         COMMAND_TEST(whole_numbers_are_added_without_decimals),
         COMMAND_TEST(other_numbers_show_the_fewest_digits_that_name_them),
         COMMAND_TEST(a_sum_that_overflows_is_an_error),

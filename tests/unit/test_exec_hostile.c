@@ -11,8 +11,8 @@ static void a_worker_that_breaks_the_rules_is_killed_and_told_why(void **state)
     static const struct {
         const char *behaviour, *reason;
     } cases[] = {
-        {"short", "killed by the mediator: it sent 7 bytes, expected a result of 1032"},
-        {"long", "killed by the mediator: it sent 3000 bytes, expected a result of 1032"},
+        {"short", "killed by the mediator: it sent 7 bytes, expected a result of 1040"},
+        {"long", "killed by the mediator: it sent 3000 bytes, expected a result of 1040"},
         {"empty", "killed by the mediator: it closed its connection"},
         {"close", "killed by the mediator: it closed its connection"},
         {"sequence", "killed by the mediator: it sent a result of operation 10, expected 9"},
@@ -137,7 +137,8 @@ static struct pair pair_run(struct bench *bench, bool forget)
     struct pair pair = {.forget = forget};
     struct exec_worker_events events = {
         .completed = pair_completed, .ended = pair_ended, .context = &pair};
-    struct exec_worker_config config = {.program = getenv("VGPU_FAKE_WORKER"),
+    struct exec_worker_config config = {.uid = (uid_t)-1,
+                                        .program = getenv("VGPU_FAKE_WORKER"),
                                         .backend = "result-exit",
                                         .vm_id = 1,
                                         .record_path = bench->record};

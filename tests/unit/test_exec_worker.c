@@ -119,6 +119,25 @@ static unsigned long cpu_ticks(pid_t pid)
     return user + kernel;
 }
 
+static void a_worker_of_files_is_confined_too(void **state)
+{
+    struct bench *bench = *state;
+    char path[64], *status;
+
+    start(bench);
+    run(bench, 1, "GPU_INFO");
+    wait_completed(bench, 1);
+    assert_true(bench->response.success);
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)exec_worker_pid(bench->worker));
+    status = unit_read_file(path);
+    assert_non_null(strstr(status, "\nNoNewPrivs:\t1\n"));
+    assert_non_null(strstr(status, "\nCapEff:\t0000000000000000\n"));
+#ifndef EXEC_SANITIZED
+    assert_non_null(strstr(status, "\nSeccomp:\t2\n"));
+#endif
+    free(status);
+}
+
 static void a_spin_occupies_no_core(void **state)
 {
     struct bench *bench = *state;
@@ -594,6 +613,7 @@ int main(void)
         WORKER_TEST(the_next_operation_may_be_given_from_the_callback),
         WORKER_TEST(every_execution_is_one_line_of_the_log),
         WORKER_TEST(a_command_that_is_too_long_is_refused),
+        WORKER_TEST(a_worker_of_files_is_confined_too),
         WORKER_TEST(a_spin_occupies_no_core),
         WORKER_TEST(a_killed_worker_ends_once_and_the_next_one_works),
         WORKER_TEST(a_start_without_an_end_is_counted_when_it_runs_again),

@@ -581,16 +581,26 @@ static void an_unknown_command_gets_the_list(void **state)
 
 static void every_command_of_the_list_is_known(void **state)
 {
-    static const char *const examples[] = {"VECTOR_ADD", "MATRIX_MUL", "GPU_INFO",
-                                           "PING",       "SPIN",       "TEST_"};
+    static const struct {
+        const char *name, *arguments;
+        enum protocol_operation operation;
+    } examples[] = {
+        {"VECTOR_ADD", "", OPERATION_VECTOR_ADD},
+        {"MATRIX_MUL", "", OPERATION_MATRIX_MUL},
+        {"REDUCE", "", OPERATION_REDUCE},
+        {"GPU_INFO", "", OPERATION_GPU_INFO},
+        {"PING", "", OPERATION_PING},
+        {"SPIN", " 1", OPERATION_SPIN},
+        {"TEST_", "", OPERATION_TEST},
+    };
 
     (void)state;
     for (size_t i = 0; i < VGPU_ARRAY_LENGTH(examples); i++) {
         char text[32];
 
-        assert_non_null(strstr(protocol_command_list(), examples[i]));
-        snprintf(text, sizeof(text), "%s%s", examples[i], i == 4 ? " 1" : "");
-        expect_command(text, (enum protocol_operation)i);
+        assert_non_null(strstr(protocol_command_list(), examples[i].name));
+        snprintf(text, sizeof(text), "%s%s", examples[i].name, examples[i].arguments);
+        expect_command(text, examples[i].operation);
     }
 }
 

@@ -3,9 +3,7 @@
  * The rules of sched.h, one by one.  Whether they hold together, in any mixture,
  * is tests/unit/test_sched_reference.c; that they are cheap, test_sched_cost.c.
  */
-#include "unit.h"
-
-#include "sched/sched.h"
+#include "sched_unit.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -22,82 +20,14 @@ void *__wrap_calloc(size_t count, size_t bytes)
     return memory_exhausted ? NULL : __real_calloc(count, bytes);
 }
 
-/* A and B share device 0, C has device 1. */
-static struct sched *make(enum sched_pools_mode mode, enum sched_policy policy)
-{
-    const struct sched_config config = {
-        .pools_mode = mode,
-        .policy = policy,
-        .grant_max_ops = 64,
-        .grant_max_inflight = 8,
-        .grant_device_us = 2000,
-    };
-    struct sched *sched = sched_new(&config);
-    struct vgpu_error error;
-
-    assert_int_equal(sched_add_pool(sched, 'A', 0, &error), 0);
-    assert_int_equal(sched_add_pool(sched, 'B', 0, &error), 0);
-    assert_int_equal(sched_add_pool(sched, 'C', 1, &error), 0);
-    return sched;
-}
-
 static struct sched *make_shared(void)
 {
-    return make(SCHED_POOLS_SHARED, SCHED_POLICY_STRICT);
+    return make_plain(SCHED_POOLS_SHARED, SCHED_POLICY_STRICT);
 }
 
 static struct sched *make_independent(void)
 {
-    return make(SCHED_POOLS_INDEPENDENT, SCHED_POLICY_STRICT);
-}
-
-static struct sched_vm *add(struct sched *sched, uint32_t vm_id, char pool, unsigned priority)
-{
-    struct vgpu_error error;
-    struct sched_vm *vm = sched_add_vm(sched, vm_id, pool, priority, NULL, &error);
-
-    assert_non_null(vm);
-    return vm;
-}
-
-/* A VM that waits with one operation. */
-static struct sched_vm *add_ready(struct sched *sched, uint32_t vm_id, char pool, unsigned priority)
-{
-    struct sched_vm *vm = add(sched, vm_id, pool, priority);
-
-    sched_ready(sched, vm, 1, 0);
-    return vm;
-}
-
-/* Whom the device grants next; NULL when there is nothing to do. */
-static struct sched_vm *next(struct sched *sched, unsigned device)
-{
-    struct sched_action action, before;
-
-    memset(&action, 0x5a, sizeof(action));
-    before = action;
-    if (!sched_next(sched, device, 0, &action)) {
-        assert_memory_equal(&action, &before, sizeof(action));
-        return NULL;
-    }
-    assert_int_equal(action.type, SCHED_ACTION_GRANT);
-    assert_non_null(action.vm);
-    return action.vm;
-}
-
-/* Serves the device until nobody waits, and compares the order of vm_ids. */
-static void expect_order(struct sched *sched, unsigned device, const char *expected)
-{
-    char order[256] = "";
-    struct sched_vm *vm;
-
-    while ((vm = next(sched, device))) {
-        size_t used = strlen(order);
-
-        snprintf(order + used, sizeof(order) - used, "%s%u", used ? " " : "", sched_vm_id(vm));
-        sched_returned(sched, vm, 0, 0, 0);
-    }
-    assert_string_equal(order, expected);
+    return make_plain(SCHED_POOLS_INDEPENDENT, SCHED_POLICY_STRICT);
 }
 
 static void an_idle_device_has_nothing_to_do(void **state)
@@ -312,7 +242,7 @@ static void a_busy_independent_pool_cannot_starve_the_other(void **state)
 
 static void fifo_ignores_priorities(void **state)
 {
-    struct sched *sched = make(SCHED_POOLS_SHARED, SCHED_POLICY_FIFO);
+    struct sched *sched = make_plain(SCHED_POOLS_SHARED, SCHED_POLICY_FIFO);
     struct sched_vm *vm;
     struct vgpu_error error;
 
@@ -327,7 +257,7 @@ static void fifo_ignores_priorities(void **state)
 
 static void fifo_with_independent_pools_still_takes_turns(void **state)
 {
-    struct sched *sched = make(SCHED_POOLS_INDEPENDENT, SCHED_POLICY_FIFO);
+    struct sched *sched = make_plain(SCHED_POOLS_INDEPENDENT, SCHED_POLICY_FIFO);
 
     (void)state;
     add_ready(sched, 1, 'A', 0);
@@ -619,7 +549,7 @@ static void the_preferred_vms_pool_goes_first_with_its_higher_priorities(void **
 
 static void under_fifo_the_preferred_vm_goes_before_all(void **state)
 {
-    struct sched *sched = make(SCHED_POOLS_SHARED, SCHED_POLICY_FIFO);
+    struct sched *sched = make_plain(SCHED_POOLS_SHARED, SCHED_POLICY_FIFO);
 
     (void)state;
     add_ready(sched, 1, 'A', 2);
@@ -708,6 +638,90 @@ static void a_preferred_vm_keeps_its_preference_when_it_is_moved(void **state)
 
 /* --- what is refused ------------------------------------------------------------------ */
 
+/* Another place of a VM of pool A, which is on device 0. */
+static struct sched_vm *add_on(struct sched *sched, uint32_t vm_id, unsigned device)
+{
+    struct sched_vm *vm = add(sched, vm_id, 'A', 1);
+    struct vgpu_error error;
+
+    assert_int_equal(sched_pin_vm(sched, vm, device, &error), 0);
+    sched_ready(sched, vm, 1, 0);
+    return vm;
+}
+
+static void a_vm_with_places_on_two_devices_runs_on_both_at_once(void **state)
+{
+    struct sched *sched = make_shared();
+    struct sched_vm *first = add_on(sched, 1, 0), *second = add_on(sched, 1, 3);
+    struct sched_action action;
+
+    (void)state;
+    assert_true(sched_next(sched, 0, 0, &action));
+    assert_ptr_equal(action.vm, first);
+    assert_true(sched_next(sched, 3, 0, &action));
+    assert_ptr_equal(action.vm, second);
+    assert_ptr_equal(sched_running(sched, 3), second);
+    sched_free(sched);
+}
+
+static void each_device_keeps_its_own_order(void **state)
+{
+    struct sched *sched = make_independent();
+
+    (void)state;
+    add_on(sched, 1, 0);
+    add_on(sched, 2, 3);
+    add_on(sched, 2, 0);
+    add_on(sched, 1, 3);
+    expect_order(sched, 0, "1 2");
+    expect_order(sched, 3, "2 1");
+    sched_free(sched);
+}
+
+static void a_preferred_vm_goes_first_on_all_of_its_devices(void **state)
+{
+    struct sched *sched = make_shared();
+
+    (void)state;
+    add_on(sched, 1, 0);
+    add_on(sched, 1, 3);
+    add_on(sched, 2, 0);
+    add_on(sched, 2, 3);
+    sched_prefer(sched, 2);
+    expect_order(sched, 0, "2 1");
+    expect_order(sched, 3, "2 1");
+    sched_free(sched);
+}
+
+static void a_pinned_place_stays_when_its_pool_moves(void **state)
+{
+    struct sched *sched = make_shared();
+    struct sched_vm *place = add_on(sched, 1, 3);
+    struct sched_action action;
+    struct vgpu_error error;
+
+    (void)state;
+    assert_int_equal(sched_update_pool(sched, 'A', 5, SCHED_POOLS_INDEPENDENT, &error), 0);
+    assert_false(sched_next(sched, 5, 0, &action));
+    assert_int_equal(sched_pin_vm(sched, place, SCHED_DEVICE_OF_POOL, &error), 0);
+    assert_true(sched_next(sched, 5, 0, &action));
+    assert_ptr_equal(action.vm, place);
+    sched_free(sched);
+}
+
+static void a_device_that_cannot_be_is_none_to_pin_to(void **state)
+{
+    struct sched *sched = make_shared();
+    struct sched_vm *place = add(sched, 7, 'A', 1);
+    struct vgpu_error error;
+
+    (void)state;
+    assert_int_equal(sched_pin_vm(sched, place, SCHED_DEVICES_MAX, &error), -1);
+    assert_int_equal(error.code, EINVAL);
+    assert_string_equal(error.message, "vm 7: device 64 is not 0 to 63");
+    sched_free(sched);
+}
+
 static void pools_that_cannot_be_are_refused(void **state)
 {
     struct sched *sched = make_shared();
@@ -791,6 +805,224 @@ static void exhausted_memory_ends_the_process_with_a_message(void **state)
     close(ends[0]);
 }
 
+/* --- long grants ----------------------------------------------------------------- */
+
+static struct sched *make_long(void)
+{
+    const struct sched_config config = {
+        .pools_mode = SCHED_POOLS_SHARED,
+        .policy = SCHED_POLICY_STRICT,
+        .grant_max_ops = 64,
+        .grant_max_inflight = 8,
+        .grant_device_us = 2000,
+        .long_grants = true,
+    };
+    struct sched *sched = sched_new(&config);
+    struct vgpu_error error;
+
+    assert_int_equal(sched_add_pool(sched, 'A', 0, &error), 0);
+    assert_int_equal(sched_add_pool(sched, 'B', 1, &error), 0);
+    return sched;
+}
+
+static struct sched_action act(struct sched *sched, unsigned device, uint64_t now_ns)
+{
+    struct sched_action action = {.type = SCHED_ACTION_NONE};
+
+    (void)sched_next(sched, device, now_ns, &action);
+    return action;
+}
+
+static void a_vm_that_is_alone_gets_a_long_grant(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_vm *vm = add_ready(sched, 1, 'A', 0);
+    struct sched_action action = act(sched, 0, 5);
+
+    (void)state;
+    assert_int_equal(action.type, SCHED_ACTION_GRANT);
+    assert_ptr_equal(action.vm, vm);
+    assert_true(action.grant.device_us == SCHED_GRANT_LONG_US);
+    assert_int_equal(action.grant.max_ops, UINT32_MAX);
+    assert_true(sched_deadline_ns(sched, 0) == SCHED_NEVER_NS);
+    assert_int_equal(act(sched, 0, 6).type, SCHED_ACTION_NONE);
+    sched_free(sched);
+}
+
+static void a_vm_with_company_gets_a_bounded_grant(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_action action;
+
+    (void)state;
+    add_ready(sched, 1, 'A', 0);
+    add_ready(sched, 2, 'A', 0);
+    action = act(sched, 0, 1000);
+    assert_true(action.grant.device_us == 2000);
+    assert_int_equal(action.grant.max_ops, 64);
+    assert_true(sched_deadline_ns(sched, 0) == 1000 + 2000 * NS_PER_US);
+    /* It is not taken back before its time. */
+    assert_int_equal(act(sched, 0, 2000).type, SCHED_ACTION_NONE);
+    sched_free(sched);
+}
+
+static void a_long_grant_is_revoked_once_when_another_vm_waits(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_vm *first = add_ready(sched, 1, 'A', 2), *second = add(sched, 2, 'A', 0);
+    struct sched_action action;
+
+    (void)state;
+    act(sched, 0, 0);
+    sched_ready(sched, second, 1, 7); /* lower priority, and yet it will get its turn */
+    action = act(sched, 0, 8);
+    assert_int_equal(action.type, SCHED_ACTION_REVOKE);
+    assert_ptr_equal(action.vm, first);
+    assert_true(sched_deadline_ns(sched, 0) == 8);
+    assert_int_equal(act(sched, 0, 9).type, SCHED_ACTION_NONE);
+    sched_returned(sched, first, 3, 0, 10);
+    action = act(sched, 0, 11);
+    assert_int_equal(action.type, SCHED_ACTION_GRANT);
+    assert_ptr_equal(action.vm, second);
+    assert_true(action.grant.device_us == SCHED_GRANT_LONG_US); /* alone again */
+    sched_free(sched);
+}
+
+static void a_vm_of_another_device_revokes_nothing(void **state)
+{
+    struct sched *sched = make_long();
+
+    (void)state;
+    add_ready(sched, 1, 'A', 0);
+    act(sched, 0, 0);
+    add_ready(sched, 2, 'B', 2);
+    assert_int_equal(act(sched, 0, 1).type, SCHED_ACTION_NONE);
+    assert_int_equal(act(sched, 1, 1).type, SCHED_ACTION_GRANT);
+    sched_free(sched);
+}
+
+static void a_long_grant_is_revoked_when_its_vm_moves_to_another_device(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_vm *vm = add_ready(sched, 1, 'A', 0);
+    struct vgpu_error error;
+
+    (void)state;
+    act(sched, 0, 0);
+    assert_int_equal(sched_update_vm(sched, vm, 'B', 0, &error), 0);
+    assert_int_equal(act(sched, 0, 1).type, SCHED_ACTION_REVOKE);
+    sched_returned(sched, vm, 0, 1, 2);
+    assert_int_equal(act(sched, 0, 3).type, SCHED_ACTION_NONE);
+    assert_ptr_equal(act(sched, 1, 3).vm, vm);
+    sched_free(sched);
+}
+
+static void a_scheduler_that_is_held_takes_long_grants_back(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_vm *vm = add_ready(sched, 1, 'A', 0);
+
+    (void)state;
+    act(sched, 0, 0);
+    sched_hold(sched, true);
+    assert_int_equal(act(sched, 0, 1).type, SCHED_ACTION_REVOKE);
+    sched_returned(sched, vm, 0, 1, 2);
+    assert_int_equal(act(sched, 0, 3).type, SCHED_ACTION_NONE);
+    sched_hold(sched, false);
+    assert_int_equal(act(sched, 0, 4).type, SCHED_ACTION_GRANT);
+    sched_free(sched);
+}
+
+static void a_pool_that_changes_its_device_takes_its_waiting_vms_along(void **state)
+{
+    struct sched *sched = make_shared();
+    struct vgpu_error error;
+
+    (void)state;
+    add_ready(sched, 1, 'A', 1);
+    add_ready(sched, 2, 'B', 1);
+    add_ready(sched, 3, 'C', 1);
+    add_ready(sched, 4, 'B', 2);
+    assert_int_equal(sched_update_pool(sched, 'B', 1, SCHED_POOLS_SHARED, &error), 0);
+    assert_int_equal(sched_waiting(sched, 'B'), 2);
+    expect_order(sched, 0, "1");
+    expect_order(sched, 1, "4 2 3");
+    sched_free(sched);
+}
+
+static void a_pool_can_begin_and_end_to_take_turns_of_its_own(void **state)
+{
+    struct sched *sched = make_shared();
+    struct vgpu_error error;
+
+    (void)state;
+    add_ready(sched, 1, 'A', 2);
+    add_ready(sched, 2, 'A', 2);
+    add_ready(sched, 3, 'B', 0);
+    add_ready(sched, 4, 'B', 0);
+    assert_int_equal(sched_update_pool(sched, 'B', 0, SCHED_POOLS_INDEPENDENT, &error), 0);
+    expect_forecast(sched, 0, "1 3 2 4");
+    assert_int_equal(sched_update_pool(sched, 'B', 0, SCHED_POOLS_SHARED, &error), 0);
+    expect_order(sched, 0, "1 2 3 4");
+    sched_free(sched);
+}
+
+static void a_running_vms_grant_is_taken_back_when_its_pool_moves(void **state)
+{
+    struct sched *sched = make_long();
+    struct sched_vm *vm = add_ready(sched, 1, 'A', 0);
+    struct vgpu_error error;
+
+    (void)state;
+    act(sched, 0, 0);
+    assert_int_equal(sched_update_pool(sched, 'A', 1, SCHED_POOLS_SHARED, &error), 0);
+    assert_ptr_equal(sched_running(sched, 0), vm);
+    assert_int_equal(act(sched, 0, 1).type, SCHED_ACTION_REVOKE);
+    sched_returned(sched, vm, 0, 1, 2);
+    assert_int_equal(act(sched, 0, 3).type, SCHED_ACTION_NONE);
+    assert_ptr_equal(act(sched, 1, 3).vm, vm);
+    assert_ptr_equal(sched_running(sched, 1), vm);
+    sched_free(sched);
+}
+
+static void only_an_empty_pool_can_be_removed(void **state)
+{
+    struct sched *sched = make_shared();
+    struct sched_vm *vm = add(sched, 1, 'B', 1);
+    struct vgpu_error error;
+
+    (void)state;
+    assert_int_equal(sched_remove_pool(sched, 'B', &error), -1);
+    assert_int_equal(error.code, EBUSY);
+    assert_int_equal(sched_update_vm(sched, vm, 'A', 1, &error), 0);
+    assert_int_equal(sched_remove_pool(sched, 'B', &error), 0);
+    assert_int_equal(sched_remove_pool(sched, 'B', &error), -1);
+    assert_int_equal(error.code, EINVAL);
+    assert_int_equal(sched_update_pool(sched, 'B', 0, SCHED_POOLS_SHARED, &error), -1);
+    assert_int_equal(sched_update_vm(sched, vm, 'B', 1, &error), -1);
+    assert_int_equal(sched_add_pool(sched, 'B', 1, &error), 0);
+    sched_remove_vm(sched, vm);
+    assert_int_equal(sched_remove_pool(sched, 'A', &error), 0);
+    sched_free(sched);
+}
+
+static void grants_can_be_set_anew(void **state)
+{
+    const struct sched_config config = {
+        .grant_max_ops = 1, .grant_max_inflight = 1, .grant_device_us = 7};
+    struct sched *sched = make_long();
+    struct sched_action action;
+
+    (void)state;
+    add_ready(sched, 1, 'A', 0);
+    sched_set_grants(sched, &config);
+    action = act(sched, 0, 0);
+    assert_int_equal(action.grant.max_ops, 1);
+    assert_int_equal(action.grant.max_inflight, 1);
+    assert_int_equal(action.grant.device_us, 7);
+    sched_free(sched);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -831,10 +1063,26 @@ int main(void)
         cmocka_unit_test(a_preference_is_for_one_service),
         cmocka_unit_test(preferring_a_vm_that_does_not_wait_prefers_nobody),
         cmocka_unit_test(a_preferred_vm_keeps_its_preference_when_it_is_moved),
+        cmocka_unit_test(a_vm_with_places_on_two_devices_runs_on_both_at_once),
+        cmocka_unit_test(each_device_keeps_its_own_order),
+        cmocka_unit_test(a_preferred_vm_goes_first_on_all_of_its_devices),
+        cmocka_unit_test(a_pinned_place_stays_when_its_pool_moves),
+        cmocka_unit_test(a_device_that_cannot_be_is_none_to_pin_to),
         cmocka_unit_test(pools_that_cannot_be_are_refused),
         cmocka_unit_test(vms_of_no_pool_or_priority_are_refused),
         cmocka_unit_test(a_refused_update_changes_nothing),
         cmocka_unit_test(exhausted_memory_ends_the_process_with_a_message),
+        cmocka_unit_test(a_vm_that_is_alone_gets_a_long_grant),
+        cmocka_unit_test(a_vm_with_company_gets_a_bounded_grant),
+        cmocka_unit_test(a_long_grant_is_revoked_once_when_another_vm_waits),
+        cmocka_unit_test(a_vm_of_another_device_revokes_nothing),
+        cmocka_unit_test(a_long_grant_is_revoked_when_its_vm_moves_to_another_device),
+        cmocka_unit_test(a_scheduler_that_is_held_takes_long_grants_back),
+        cmocka_unit_test(a_pool_that_changes_its_device_takes_its_waiting_vms_along),
+        cmocka_unit_test(a_pool_can_begin_and_end_to_take_turns_of_its_own),
+        cmocka_unit_test(a_running_vms_grant_is_taken_back_when_its_pool_moves),
+        cmocka_unit_test(only_an_empty_pool_can_be_removed),
+        cmocka_unit_test(grants_can_be_set_anew),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,18 +35,20 @@ static void cost_note(uint64_t *most)
     blocks = 0;
 }
 
-static struct sched *make(enum sched_pools_mode mode, struct sched_vm **vms, unsigned count)
+static const struct sched_policy_config strict = {.type = SCHED_POLICY_STRICT};
+
+static struct sched *make(enum sched_pools_mode mode, const struct sched_policy_config *policy,
+                          struct sched_vm **vms, unsigned count)
 {
-    const struct sched_config config = {.pools_mode = mode,
-                                        .policy = SCHED_POLICY_STRICT,
-                                        .grant_max_ops = 1,
-                                        .grant_max_inflight = 1,
-                                        .grant_device_us = 1};
+    const struct sched_config config = {
+        .pools_mode = mode, .grant_max_ops = 1, .grant_max_inflight = 1, .grant_device_us = 1};
     struct sched *sched = sched_new(&config);
     struct vgpu_error error;
 
     assert_int_equal(sched_add_pool(sched, 'A', 0, &error), 0);
     assert_int_equal(sched_add_pool(sched, 'B', 0, &error), 0);
+    assert_int_equal(sched_set_policy(sched, 'A', policy, &error), 0);
+    assert_int_equal(sched_set_policy(sched, 'B', policy, &error), 0);
     for (unsigned i = 0; i < count; i++) {
         /* two in three are of the lowest priority, so that lists are deep */
         vms[i] =
@@ -56,10 +58,11 @@ static struct sched *make(enum sched_pools_mode mode, struct sched_vm **vms, uns
     return sched;
 }
 
-static struct cost measure(enum sched_pools_mode mode, unsigned count, bool prefer)
+static struct cost measure(enum sched_pools_mode mode, const struct sched_policy_config *policy,
+                           unsigned count, bool prefer)
 {
     static struct sched_vm *vms[VMS_MAX];
-    struct sched *sched = make(mode, vms, count);
+    struct sched *sched = make(mode, policy, vms, count);
     struct cost cost = {0};
 
     blocks = 0;
@@ -78,27 +81,34 @@ static struct cost measure(enum sched_pools_mode mode, unsigned count, bool pref
         if (prefer)
             sched_prefer(sched, (i * 31u) % count + 1);
         blocks = 0;
-        assert_true(sched_next(sched, 0, i, &action));
+        assert_true(sched_next(sched, 0, i * NS_PER_MS, &action));
         cost_note(&cost.next);
-        sched_returned(sched, action.vm, 1, 1, i);
+        sched_returned(sched, action.vm, i * 7919u % 1000, 1, i * NS_PER_MS);
         cost_note(&cost.returned);
     }
     sched_free(sched);
     return cost;
 }
 
-static void expect_constant(enum sched_pools_mode mode, bool prefer)
+/* `branches`: how much of its way depends on what just happens to wait. */
+static void expect_constant_of(enum sched_pools_mode mode, bool prefer,
+                               const struct sched_policy_config *policy, uint64_t branches)
 {
-    struct cost few = measure(mode, 10, prefer);
-    struct cost many = measure(mode, VMS_MAX, prefer);
+    struct cost few = measure(mode, policy, 10, prefer);
+    struct cost many = measure(mode, policy, VMS_MAX, prefer);
 
     assert_in_range(few.ready, 2, 100); /* it does count */
     assert_in_range(few.next, 2, 100);
     /* Fewer is possible: with 10 VMs a pool's queue runs empty at times. */
     assert_true(many.ready <= few.ready);
-    assert_true(many.next <= few.next);
+    assert_true(many.next <= few.next + branches);
     assert_true(many.returned <= few.returned);
     assert_true(many.leave <= few.leave);
+}
+
+static void expect_constant(enum sched_pools_mode mode, bool prefer)
+{
+    expect_constant_of(mode, prefer, &strict, 0);
 }
 
 static void shared_pools_cost_no_more_when_many_wait(void **state)
@@ -120,12 +130,40 @@ static void a_preferred_vm_costs_no_more_when_many_wait(void **state)
     expect_constant(SCHED_POOLS_INDEPENDENT, true);
 }
 
+/* Three heads are compared, whether they have waited long or not; which of them is the first
+ * decides on a few blocks more or less. */
+static void aging_costs_no_more_when_many_wait(void **state)
+{
+    const struct sched_policy_config aging = {.type = SCHED_POLICY_STRICT, .aging_ms = 100};
+
+    (void)state;
+    expect_constant_of(SCHED_POOLS_SHARED, false, &aging, 8);
+    expect_constant_of(SCHED_POOLS_INDEPENDENT, false, &aging, 8);
+}
+
+/* A thousand times as many are ten levels of the heap more, of a few blocks each. */
+static void fair_queueing_costs_the_logarithm_of_those_that_wait(void **state)
+{
+    const struct sched_policy_config wfq = {.type = SCHED_POLICY_WFQ, .demand = true};
+    const uint64_t levels = 10, level_blocks = 16;
+    struct cost few = measure(SCHED_POOLS_SHARED, &wfq, 10, false);
+    struct cost many = measure(SCHED_POOLS_SHARED, &wfq, VMS_MAX, false);
+
+    (void)state;
+    assert_in_range(few.next, 2, 200);
+    assert_true(many.next > few.next); /* it does count */
+    assert_true(many.ready <= few.ready + levels * level_blocks);
+    assert_true(many.next <= few.next + levels * level_blocks);
+    assert_true(many.returned <= few.returned + levels * level_blocks);
+    assert_true(many.leave <= few.leave + levels * level_blocks);
+}
+
 /* The one operation that may walk does, and the count sees it: a loop cannot
  * hide from this test. */
 static void a_walk_through_a_queue_shows_in_the_count(void **state)
 {
     static struct sched_vm *vms[VMS_MAX];
-    struct sched *sched = make(SCHED_POOLS_SHARED, vms, VMS_MAX);
+    struct sched *sched = make(SCHED_POOLS_SHARED, &strict, vms, VMS_MAX);
     struct vgpu_error error;
 
     (void)state;
@@ -143,6 +181,8 @@ int main(void)
         cmocka_unit_test(shared_pools_cost_no_more_when_many_wait),
         cmocka_unit_test(independent_pools_cost_no_more_when_many_wait),
         cmocka_unit_test(a_preferred_vm_costs_no_more_when_many_wait),
+        cmocka_unit_test(aging_costs_no_more_when_many_wait),
+        cmocka_unit_test(fair_queueing_costs_the_logarithm_of_those_that_wait),
         cmocka_unit_test(a_walk_through_a_queue_shows_in_the_count),
     };
 

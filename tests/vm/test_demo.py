@@ -9,7 +9,7 @@ import subprocess
 from harness import paths, process
 
 DEMO = [str(paths.REPOSITORY / "demo/run.py")]
-TIMEOUT_S = 150
+TIMEOUT_S = 400
 
 
 def play(*arguments):

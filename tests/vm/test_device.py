@@ -14,159 +14,28 @@ the distribution's QEMU, and `intree`, the QEMU that `make qemu` builds.
 VGPU_QEMU=preload|intree asks for one of them.
 """
 
-import json
 import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 
 import pytest
 
-from harness import Guest, paths
-from harness.process import Process, remove_directory, run_directory
+from harness import Guest, device, paths
+from harness.device import (ALL, BUILDS, CAPS, DOORBELL, DOORBELLS, END, ERROR, ERROR_ACCESS,
+                            ERROR_OFFSET, ERROR_READ_ONLY, ERROR_SESSION, IRQ_MASK, IRQ_STATUS,
+                            MAGIC, POOL_ID, PRIORITY, SCRATCH, SESSION_CLOSE, SESSION_OPEN,
+                            SESSION_STATE, SLOT_DOORBELL, SLOTS, STATUS, VERSION, VM_ID, WINDOW_HI,
+                            WINDOW_LO, WISH, Machine, Qemu, Registers)
+from harness.process import remove_directory, run_directory
 
-DOORBELL, STATUS, POOL_ID, PRIORITY, VM_ID = 0x00, 0x04, 0x08, 0x0C, 0x10
-MAGIC, VERSION, CAPS, WINDOW_LO, WINDOW_HI = 0x14, 0x18, 0x1C, 0x20, 0x24
-ERROR, IRQ_MASK, IRQ_STATUS, DOORBELLS, SCRATCH = 0x28, 0x2C, 0x30, 0x34, 0x38
-END = 0x3C
-
-ERROR_ACCESS, ERROR_READ_ONLY, ERROR_OFFSET = 1, 2, 4
 READ_ONLY = [STATUS, POOL_ID, PRIORITY, VM_ID, MAGIC, VERSION, CAPS, WINDOW_LO, WINDOW_HI,
-             DOORBELLS]
-ALL = range(DOORBELL, END, 4)
+             DOORBELLS, SLOTS]
+NO_REGISTERS = [0x48, 0x7C, SESSION_STATE, SLOT_DOORBELL, END, 0x800, 0xFFC]
 
 FIRST_ADDRESS = "0000:00:10.0"
 BRIDGE_ADDRESS = "0000:00:11.0"
-BAR0_AT = 0xE0000000
-
-
-class Qemu:
-    """One of the two builds: what to start, and what to load into it."""
-
-    def __init__(self, kind):
-        self.kind = kind
-        self.preload = None
-        self.program = "qemu-system-x86_64"
-        if kind == "preload":
-            self.preload = paths.device()
-            return
-        found = subprocess.run([paths.REPOSITORY / "scripts/build-qemu", "--find"], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if found.returncode != 0:
-            # Asked for by name, it must be there; else it may be missing.
-            refuse = pytest.fail if WISH == "intree" else pytest.skip
-            refuse(found.stderr.strip())
-        self.program = found.stdout.strip()
-
-    def run(self, *options, timeout=60):
-        """QEMU to its own end, with its processor stopped."""
-        argv = [self.program, "-M", "q35", "-accel", "tcg", "-S", "-nodefaults", "-display",
-                "none", *options]
-        if self.preload:
-            argv = ["env", f"LD_PRELOAD={self.preload}", *argv]
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=timeout)
-
-
-class Machine:
-    """A QEMU with a stopped processor, driven over qtest and QMP."""
-
-    def __init__(self, qemu, device):
-        self.directory = run_directory("machine")
-        test, test_end = socket.socketpair()
-        monitor, monitor_end = socket.socketpair()
-        with test_end, monitor_end:
-            self.process = Process("machine", [
-                qemu.program, "-M", "q35", "-accel", "tcg", "-S", "-nodefaults", "-display", "none",
-                "-chardev", f"socket,id=test,fd={test_end.fileno()}",
-                "-object", "qtest,id=qtest,chardev=test,log=/dev/null",
-                "-chardev", f"socket,id=monitor,fd={monitor_end.fileno()}",
-                "-mon", "chardev=monitor,mode=control", "-device", f"{device},addr=0x10"],
-                log=self.directory / "log", preload=qemu.preload,
-                pass_fds=[test_end.fileno(), monitor_end.fileno()])
-        for end in [test, monitor]:
-            end.settimeout(60)
-        self._test = test.makefile("rw")
-        self._monitor = monitor.makefile("rw")
-        self._sockets = [test, monitor]
-        self._events = []
-        assert self._monitor.readline(), self.process.output()
-        self.monitor("qmp_capabilities")
-        self.place_registers()
-
-    def close(self):
-        self.process.kill()
-        for end in [self._test, self._monitor, *self._sockets]:
-            end.close()
-        remove_directory(self.directory)
-
-    def _ask(self, *words):
-        self._test.write(" ".join(str(word) for word in words) + "\n")
-        self._test.flush()
-        answer = self._test.readline().split()
-        assert answer[:1] == ["OK"], (words, answer, self.process.output())
-        return int(answer[1], 0) if len(answer) > 1 else None
-
-    def monitor(self, command, **arguments):
-        self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._monitor.flush()
-        while "event" in (answer := json.loads(self._monitor.readline())):
-            self._events.append(answer["event"])
-        return answer
-
-    def wait_event(self, name):
-        while name not in self._events:
-            self._events.append(json.loads(self._monitor.readline())["event"])
-
-    def _configure(self, offset, value):
-        self._ask("outl", 0xCF8, 0x80000000 | 0x10 << 11 | offset)
-        self._ask("outl", 0xCFC, value)
-
-    def place_registers(self):
-        """What firmware does: an address for BAR0, then memory access on."""
-        self._configure(0x10, BAR0_AT)
-        self._configure(0x04, 0x2)
-
-    def read(self, offset, width=4):
-        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[width]
-        return self._ask(f"read{letter}", BAR0_AT + offset)
-
-    def write(self, offset, value, width=4):
-        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[width]
-        self._ask(f"write{letter}", BAR0_AT + offset, value)
-
-
-class Registers:
-    """The registers of one device in a running guest."""
-
-    def __init__(self, guest, address):
-        self.guest = guest
-        self.address = address
-        self.fresh = dict(zip(ALL, self.read_all()))
-
-    def read_all(self):
-        places = " ".join(f"{offset} 4" for offset in ALL)
-        return [int(line, 0) for line in
-                self.guest.check(f"regs read {self.address} {places}").split()]
-
-    def read(self, offset, width=4):
-        return int(self.guest.check(f"regs read {self.address} {offset} {width}"), 0)
-
-    def write(self, offset, value, width=4):
-        self.guest.check(f"regs write {self.address} {offset} {width} {value}")
-
-    def take_error(self):
-        """The error bits since the last call, cleared."""
-        error = self.read(ERROR)
-        self.write(ERROR, error)
-        return error
-
-
-BUILDS = ["preload", "intree"]
-WISH = os.environ.get("VGPU_QEMU")
-assert WISH in (None, *BUILDS), f"VGPU_QEMU={WISH}: use one of {BUILDS}"
 
 
 @pytest.fixture(scope="module", params=[WISH] if WISH else BUILDS)
@@ -252,8 +121,21 @@ def test_magic_spells_vgpu_in_memory(registers):
     assert registers.fresh[MAGIC].to_bytes(4, "little") == b"VGPU"
 
 
-def test_version_is_1_0(registers):
-    assert registers.fresh[VERSION] == 0x00010000
+def test_version_is_1_1(registers):
+    assert registers.fresh[VERSION] == 0x00010001
+
+
+def test_slots_is_zero_without_a_window(registers):
+    assert registers.fresh[SLOTS] == 0
+
+
+@pytest.mark.parametrize("offset", [SESSION_OPEN, SESSION_CLOSE])
+def test_no_session_without_a_window(registers, offset):
+    for slot in [0, 15, 0xFFFFFFFF]:
+        registers.write(offset, slot)
+        assert registers.take_error() == ERROR_SESSION
+    assert registers.read(offset) == 0
+    assert registers.take_error() == 0
 
 
 def test_caps_is_zero_without_window_and_interrupts(registers):
@@ -326,14 +208,14 @@ def test_a_write_to_a_read_only_register_is_ignored_and_noted(registers, offset)
     assert registers.take_error() == ERROR_READ_ONLY
 
 
-@pytest.mark.parametrize("offset", [END, 0x40, 0x800, 0xFFC])
-def test_beyond_the_registers_reads_are_zero_and_noted(registers, offset):
+@pytest.mark.parametrize("offset", NO_REGISTERS)
+def test_where_no_register_is_reads_are_zero_and_noted(registers, offset):
     assert registers.read(offset) == 0
     assert registers.take_error() == ERROR_OFFSET
 
 
-@pytest.mark.parametrize("offset", [END, 0xFFC])
-def test_beyond_the_registers_writes_are_ignored_and_noted(registers, offset):
+@pytest.mark.parametrize("offset", NO_REGISTERS)
+def test_where_no_register_is_writes_are_ignored_and_noted(registers, offset):
     registers.write(offset, 0xFFFFFFFF)
     assert registers.take_error() == ERROR_OFFSET
     assert registers.read(offset) == 0
@@ -404,9 +286,7 @@ def test_a_reset_of_the_machine_restores_all_but_the_identity(machine):
     fresh = [machine.read(offset) for offset in ALL]
     change_all(machine)
     assert [machine.read(offset) for offset in ALL] != fresh
-    assert machine.monitor("system_reset") == {"return": {}}
-    machine.wait_event("RESET")
-    machine.place_registers()
+    machine.reset()
     assert [machine.read(offset) for offset in ALL] == fresh
     assert fresh[VM_ID // 4] == 300
 
@@ -429,7 +309,7 @@ def test_the_class_code_is_0x120000_and_bar0_has_4096_bytes(guest):
     assert int(flags, 0) & 0x200, "BAR0 is memory"
 
 
-def test_there_is_no_other_bar_yet(guest):
+def test_without_a_window_there_is_no_other_bar(guest):
     lines = guest.check(f"cat /sys/bus/pci/devices/{FIRST_ADDRESS}/resource").splitlines()
     assert all(set(line.split()) == {"0x0000000000000000"} for line in lines[1:7])
 
@@ -452,19 +332,13 @@ def test_two_devices_in_one_guest_keep_their_own_registers(registers, second):
 @pytest.mark.parametrize("text,number", [("low", 0), ("medium", 1), ("high", 2), ("0", 0), ("1", 1),
                                          ("2", 2)])
 def test_priority_is_a_word_or_a_number(qemu, text, number):
-    machine = Machine(qemu, f"vgpu-stub,vm_id=1,priority={text}")
-    try:
+    with Machine(qemu, f"vgpu-stub,vm_id=1,priority={text}") as machine:
         assert machine.read(PRIORITY) == number
-    finally:
-        machine.close()
 
 
 def test_pool_a_and_priority_medium_are_the_defaults(qemu):
-    machine = Machine(qemu, "vgpu-stub,vm_id=7")
-    try:
+    with Machine(qemu, "vgpu-stub,vm_id=7") as machine:
         assert [machine.read(offset) for offset in [POOL_ID, PRIORITY, VM_ID]] == [ord("A"), 1, 7]
-    finally:
-        machine.close()
 
 
 POOL_REMEDY = "is not a pool: use one letter from A to Z"
@@ -538,7 +412,7 @@ def test_once_unplugged_the_device_no_longer_blocks_migration(qemu):
         assert refused["error"]["desc"] == MIGRATION_ERROR
         assert guest.monitor("device_del", id="gpu") == {"return": {}}
         guest.check("while [ -n \"$(regs list)\" ]; do usleep 20000; done")
-        assert guest.monitor("migrate", uri="exec:cat >/dev/null", timeout=30) == {"return": {}}
+        assert guest.monitor("migrate", uri="exec:cat >/dev/null", timeout=360) == {"return": {}}
     finally:
         guest.stop()
         remove_directory(directory)
@@ -557,15 +431,26 @@ def test_the_specification_lists_every_register_with_its_offset_and_its_test():
     text = (paths.REPOSITORY / "docs/device.md").read_text()
     rows = re.findall(r"^\| 0x([0-9A-F]{3}) \| `(\w+)` .*\| `(test_\w+)` \|$", text, re.MULTILINE)
     assert {name: int(offset, 16) for offset, name, _ in rows} == header_registers()
-    for _, name, test in rows:
-        assert callable(globals().get(test)), f"{name}: {test} is not in this file"
+    assert {test for _, _, test in rows} <= device_tests()
 
 
-def test_this_file_knows_every_register_of_the_header():
+def device_tests():
+    files = [pathlib.Path(__file__).with_name(name)
+             for name in ["test_device.py", "test_device_window.py"]]
+    return {test for file in files
+            for test in re.findall(r"^def (test_\w+)\(", file.read_text(), re.MULTILINE)}
+
+
+def test_every_test_that_the_specification_names_exists():
+    text = (paths.REPOSITORY / "docs/device.md").read_text()
+    assert set(re.findall(r"`(test_\w+)`", text)) <= device_tests()
+
+
+def test_the_harness_knows_every_register_of_the_header():
     registers = header_registers()
-    assert sorted(registers.values()) == list(ALL)
+    assert sorted(registers.values()) == [*ALL, SESSION_STATE, SLOT_DOORBELL]
     for name, offset in registers.items():
-        assert globals()[name] == offset
+        assert getattr(device, name) == offset, name
 
 
 # --- the shared object and its wrapper ------------------------------------------------
@@ -580,7 +465,7 @@ def preload_environment(**more):
 def run_wrapper(*options, **environment):
     return subprocess.run([paths.REPOSITORY / "device/qemu-with-vgpu", *options],
                           env=preload_environment(**environment), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
 
 
 def object_for_another_version(directory):
@@ -604,7 +489,8 @@ def test_the_wrapper_refuses_an_object_for_another_qemu_and_says_how_to_rebuild(
     assert done.returncode == 1
     assert re.fullmatch(rf"qemu-with-vgpu: {re.escape(str(path))} is for QEMU {re.escape(other)}, "
                         rf"but installed is {re.escape(installed)}(\+b[0-9]+)?: "
-                        "rebuild it with scripts/build-device\n", done.stdout)
+                        rf"rebuild it with scripts/build-device {re.escape(str(path))}\n",
+                        done.stdout)
 
 
 @pytest.mark.parametrize("name,content,error", [
@@ -630,7 +516,7 @@ def test_without_the_wrapper_the_object_itself_refuses_another_qemu(tmp_path):
     path, other, installed = object_for_another_version(tmp_path)
     done = subprocess.run(["env", f"LD_PRELOAD={path}", "qemu-system-x86_64", "-device",
                            "vgpu-stub,vm_id=1"], stdin=subprocess.DEVNULL, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180)
     assert done.returncode == 1
     assert f"vgpu-stub: this shared object is for QEMU {other}" in done.stdout
     assert installed in done.stdout
@@ -644,7 +530,7 @@ def test_programs_that_qemu_starts_do_not_inherit_the_object(tmp_path):
         ["env", f"LD_PRELOAD={paths.device()}:{other}/none.so", "qemu-system-x86_64", "-M", "none",
          "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"],
         input=f"migrate \"exec:env >{tmp_path}/environment; cat >/dev/null\"\nquit\n", text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180)
     assert done.returncode == 0, done.stdout
     lines = (tmp_path / "environment").read_text().splitlines()
     assert [line for line in lines if line.startswith("LD_PRELOAD=")] \

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fails under load: the mediator, the NFS server, a worker, a guest."""
+"""What fails under load: the mediator, the NFS server, a worker, a guest.
+
+Only files: test_window_restart.py has the same for windows.
+"""
 
 import os
 import random
@@ -13,13 +16,13 @@ from harness.load import answer_fits, requests_of, spawn_loop, sum_command
 VMS = {1: ("A", "low"), 2: ("A", "high"), 3: ("B", "medium"), 4: ("B", "low")}
 
 
-def load(lab, count, timeout=120):
+def load(lab, count, timeout=360):
     """Every guest sends `count` requests that no other one sends."""
     return {vm: spawn_loop(lab.guest(vm), [sum_command(vm, n) for n in range(count)], timeout)
             for vm in VMS}
 
 
-def assert_each_request_got_its_answer(jobs, count, timeout=180):
+def assert_each_request_got_its_answer(jobs, count, timeout=360):
     for vm, job in jobs.items():
         status, output = job.wait(timeout)
         requests = requests_of(output)
@@ -68,14 +71,14 @@ def test_a_mediator_that_is_killed_under_load_loses_and_repeats_nothing(lab):
 def test_a_kill_while_a_request_runs_answers_it_once(lab):
     lab.boot(1, 2)
     mediator = lab.start_mediator()
-    running = spawn_loop(lab.guest(1), ["SPIN 2000"])
+    running = spawn_loop(lab.guest(1), ["SPIN 8000"])
     mediator.wait_event("process", vm=1)
     waiting = spawn_loop(lab.guest(2), [sum_command(2, 1)])
     mediator.wait_event("queue", vm=2)
     mediator.kill()
     mediator.start()
-    for job, command in [(running, "SPIN 2000"), (waiting, sum_command(2, 1))]:
-        request = requests_of(job.wait(60)[1])[0]
+    for job, command in [(running, "SPIN 8000"), (waiting, sum_command(2, 1))]:
+        request = requests_of(job.wait(180)[1])[0]
         assert request.command == command and answer_fits(command, request.answer)
     # The worker outlived the mediator: it ran once.
     assert set(executions_of(mediator).values()) == {1}
@@ -84,7 +87,7 @@ def test_a_kill_while_a_request_runs_answers_it_once(lab):
 def test_requests_that_wait_at_a_stop_are_answered_after_the_next_start(lab):
     lab.boot(1, 2, 3)
     mediator = lab.start_mediator()
-    jobs = {1: spawn_loop(lab.guest(1), ["SPIN 1500"])}
+    jobs = {1: spawn_loop(lab.guest(1), ["SPIN 8000"])}
     mediator.wait_event("process", vm=1)
     for vm in [2, 3]:
         jobs[vm] = spawn_loop(lab.guest(vm), [sum_command(vm, 1)])
@@ -93,7 +96,7 @@ def test_requests_that_wait_at_a_stop_are_answered_after_the_next_start(lab):
     assert [event["vm"] for event in mediator.events("process")] == [1]
     mediator.start()
     for vm, job in jobs.items():
-        request = requests_of(job.wait(60)[1])[0]
+        request = requests_of(job.wait(180)[1])[0]
         assert answer_fits(request.command, request.answer)
     assert set(executions_of(mediator).values()) == {1}
 
@@ -105,7 +108,7 @@ def test_a_mediator_that_comes_late_serves_who_waits(lab):
     job = spawn_loop(lab.guest(1), [sum_command(1, 5)])
     time.sleep(0.5)
     mediator.start()
-    request = requests_of(job.wait(60)[1])[0]
+    request = requests_of(job.wait(180)[1])[0]
     assert answer_fits(request.command, request.answer)
 
 
@@ -118,7 +121,7 @@ def test_an_nfs_server_that_goes_away_under_load_costs_no_request(lab, mount):
     mediator = lab.start_mediator()
     jobs = load(lab, count)
     for kill in [False, True]:
-        mediator.wait_event("process", after=mediator.mark(), timeout=90)
+        mediator.wait_event("process", after=mediator.mark(), timeout=240)
         lab.nfs.stop(kill)
         time.sleep(1)
         lab.nfs.start()
@@ -129,14 +132,14 @@ def test_an_nfs_server_that_goes_away_under_load_costs_no_request(lab, mount):
 def test_a_worker_that_dies_is_one_error_answer_for_its_vm(lab):
     lab.boot(1, 2)
     mediator = lab.start_mediator()
-    job = spawn_loop(lab.guest(1), ["SPIN 20000"])
+    job = spawn_loop(lab.guest(1), ["SPIN 80000"])
     worker = mediator.wait_event("process", vm=1)["worker_pid"]
     waiting = spawn_loop(lab.guest(2), [sum_command(2, 1)])
     mediator.wait_event("queue", vm=2)
     os.kill(worker, signal.SIGSEGV)
-    answer = requests_of(job.wait(60)[1])[0].answer
+    answer = requests_of(job.wait(180)[1])[0].answer
     assert answer.startswith("2:") and "SIGSEGV" in answer
-    assert answer_fits(sum_command(2, 1), requests_of(waiting.wait(60)[1])[0].answer)
+    assert answer_fits(sum_command(2, 1), requests_of(waiting.wait(180)[1])[0].answer)
     request = requests_of(lab.guest(1).check(f"vgpu-client --json {sum_command(1, 2)}"))[0]
     assert answer_fits(request.command, request.answer)
 
@@ -158,13 +161,13 @@ def test_a_guest_whose_plug_is_pulled_disturbs_nobody(lab):
 def test_cleanup_empties_the_files_and_refuses_who_waits(lab):
     lab.boot(1, 2)
     mediator = lab.start_mediator(arguments=["--cleanup"])
-    running = spawn_loop(lab.guest(1), ["SPIN 1500"])
+    running = spawn_loop(lab.guest(1), ["SPIN 8000"])
     mediator.wait_event("process", vm=1)
     waiting = spawn_loop(lab.guest(2), [sum_command(2, 1)])
     mediator.wait_event("queue", vm=2)
     assert mediator.stop() == 0
-    assert answer_fits("SPIN 1500", requests_of(running.wait(60)[1])[0].answer)
-    assert requests_of(waiting.wait(60)[1])[0].answer.startswith("2:")
+    assert answer_fits("SPIN 8000", requests_of(running.wait(180)[1])[0].answer)
+    assert requests_of(waiting.wait(180)[1])[0].answer.startswith("2:")
     for vm in [1, 2]:
         for file in lab.vm_directory(vm).iterdir():
             assert file.read_text() == "", file

@@ -15,6 +15,7 @@ from harness.load import (answer_fits, answer_problems, order_problems, requests
 
 VMS = {1: ("A", "low"), 2: ("A", "high"), 3: ("A", "medium"), 4: ("A", "low"),
        5: ("B", "low"), 6: ("B", "high"), 7: ("B", "medium"), 8: ("B", "low")}
+CHANNELS = ["file", "window"]
 LEVELS = {"low": 0, "medium": 1, "high": 2}
 SPINS_MS = [1500, 6000, 24000]
 

@@ -8,6 +8,7 @@
  *                                 /config      is memory access switched on?
  *                                 /resource0   BAR0, mapped; one load or store
  *                                              of exactly the asked width
+ *                                 /resource2   BAR2, the window: bytes, as hex
  */
 #include <dirent.h>
 #include <errno.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vgpu/regs.h"
@@ -29,6 +31,8 @@
 static const char usage_text[] = "usage: regs list\n"
                                  "       regs read ADDRESS OFFSET WIDTH [OFFSET WIDTH]...\n"
                                  "       regs write ADDRESS OFFSET WIDTH VALUE\n"
+                                 "       regs peek ADDRESS OFFSET BYTES\n"
+                                 "       regs poke ADDRESS OFFSET HEX\n"
                                  "       regs reset ADDRESS\n"
                                  "ADDRESS: 0000:00:05.0; WIDTH: 1, 2, 4 or 8 bytes\n";
 
@@ -78,15 +82,27 @@ static void enable_memory(const char *address)
         write_attribute(address, "enable", "1");
 }
 
-static volatile uint8_t *map_registers(const char *address)
+static volatile uint8_t *map_bar(const char *address, const char *name, size_t *ret_bytes)
 {
     enable_memory(address);
-    int fd = open_attribute(address, "resource0", O_RDWR | O_SYNC);
-    void *map = mmap(NULL, VGPU_BAR0_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    int fd = open_attribute(address, name, O_RDWR | O_SYNC);
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        die(name);
+    void *map = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
-        die("mapping resource0");
+        die(name);
     close(fd);
+    *ret_bytes = (size_t)status.st_size;
     return map;
+}
+
+static volatile uint8_t *map_registers(const char *address)
+{
+    size_t bytes;
+
+    return map_bar(address, "resource0", &bytes);
 }
 
 static uint64_t load(const volatile uint8_t *at, unsigned width)
@@ -167,6 +183,35 @@ static void command_write(const char *address, char **words)
     store(registers + offset, width, number(words[2]));
 }
 
+static void command_peek(const char *address, char **words)
+{
+    size_t bytes;
+    volatile uint8_t *window = map_bar(address, "resource2", &bytes);
+    uint64_t offset = number(words[0]), count = number(words[1]);
+
+    if (offset > bytes || count > bytes - offset)
+        usage();
+    for (uint64_t i = 0; i < count; i++)
+        printf("%02x", window[offset + i]);
+    printf("\n");
+}
+
+static void command_poke(const char *address, char **words)
+{
+    size_t bytes;
+    volatile uint8_t *window = map_bar(address, "resource2", &bytes);
+    uint64_t offset = number(words[0]), count = strlen(words[1]) / 2;
+    unsigned value;
+
+    if (offset > bytes || count > bytes - offset)
+        usage();
+    for (uint64_t i = 0; i < count; i++) {
+        if (sscanf(words[1] + 2 * i, "%2x", &value) != 1)
+            usage();
+        window[offset + i] = (uint8_t)value;
+    }
+}
+
 static bool is_accelerator(const char *address)
 {
     int fd = open_attribute(address, "class", O_RDONLY);
@@ -205,6 +250,10 @@ int main(int argc, char **argv)
         command_read(argv[2], argc - 3, argv + 3);
     else if (!strcmp(command, "write") && argc == 6)
         command_write(argv[2], argv + 3);
+    else if (!strcmp(command, "peek") && argc == 5)
+        command_peek(argv[2], argv + 3);
+    else if (!strcmp(command, "poke") && argc == 5)
+        command_poke(argv[2], argv + 3);
     else if (!strcmp(command, "reset") && argc == 3)
         write_attribute(argv[2], "reset", "1");
     else

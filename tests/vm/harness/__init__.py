@@ -3,10 +3,14 @@
 
     Lab        one share, its NFS server, its guests and its mediator   lab.py
     Guest      a virtual machine: boot, run commands, read its console  guest.py
+    Agent      a machine that runs commands for us                      agent.py
     Network    a network namespace a VM, one for the server             network.py
     NfsServer  nfs-ganesha with one export a VM                         nfs.py
     Mediator   vgpu-mediator with a configuration, its JSON log         mediator.py
     image      kernel and initramfs of the guests, cached               image.py
+    WindowLab  guests with windows and their mediator, without NFS      windows.py
+    Account    window-load in a guest, checked against what really ran  accounts.py
+    LibvirtLab a libvirtd of its own, mediator, vgpu-admin              libvirt.py
     accel      does KVM really work here?                               accel.py
     process    starting and ending processes so that none is left       process.py
 

@@ -9,7 +9,7 @@
     status, output = job.wait(40)
     guest.stop()
 
-Commands go through a virtio-serial port to tests/vm/guest/agent.c, so kernel
+Commands (agent.py) go through a virtio-serial port to tests/vm/guest/agent.c, so kernel
 messages never mix with answers; the console is a file, kept for failures.
 start() belongs to the main thread (see process.py); all else may be anywhere.
 """
@@ -17,81 +17,46 @@ start() belongs to the main thread (see process.py); all else may be anywhere.
 import json
 import os
 import pathlib
-import signal
 import socket
 import threading
 import time
 
 from . import accel, image, paths
+from .agent import Agent, GuestError
 from .process import Process
 
-BOOT_TIMEOUT_S = 90
+BOOT_TIMEOUT_S = 240
 # After the first three: what costs time under TCG and matters to no test here.
 KERNEL_OPTIONS = ("console=ttyS0 panic=-1 quiet mitigations=off nokaslr apparmor=0 "
-                  "cryptomgr.notests")
+                  "cryptomgr.notests no_timer_check")
 PORT_BYTES = 65536
+UNPACKING_FAILED = "Initramfs unpacking failed"  # the kernel's word
 
 
-class GuestError(Exception):
-    pass
+def window_options(socket_path, sessions=8, window_mib=64, name="vgpu"):
+    """QEMU's options for a window, and what the device's own option needs more."""
+    return ([
+        "-object", f"memory-backend-memfd,id={name}win,size={window_mib}M,share=on",
+        "-chardev", f"socket,id={name},path={socket_path},reconnect=1"],
+        f",memdev={name}win,chardev={name},sessions={sessions}")
 
 
-class Job:
-    """A command that runs in a guest."""
-
-    def __init__(self, guest, number, script):
-        self.guest = guest
-        self.number = number
-        self.script = script
-        self.status = None
-        self._output = bytearray()
-
-    @property
-    def output(self):
-        """What it has printed so far, stdout and stderr in one."""
-        with self.guest._changed:
-            return self._output.decode(errors="replace")
-
-    def done(self):
-        return self.status is not None
-
-    def wait(self, timeout=30):
-        """Returns (status, output)."""
-        with self.guest._changed:
-            ended = self.guest._changed.wait_for(
-                lambda: self.status is not None or self.guest._lost, timeout)
-        if self.status is None:
-            why = self.guest._lost if ended else f"no end within {timeout} s"
-            raise GuestError(f"{self.guest.name}: {self.script!r}: {why}; it printed: "
-                             f"{self.output!r}\n{self.guest.console_tail()}")
-        return self.status, self.output
-
-    def wait_output(self, text, timeout=30):
-        """Until `text` stands in its output, or it ended."""
-        with self.guest._changed:
-            self.guest._changed.wait_for(
-                lambda: text.encode() in self._output or self.status is not None
-                or self.guest._lost, timeout)
-        if text not in self.output:
-            raise GuestError(f"{self.guest.name}: {self.script!r} did not print {text!r} "
-                             f"within {timeout} s but: {self.output!r}")
-
-    def kill(self, number=signal.SIGTERM):
-        self.guest._send(f"KILL {self.number} {int(number)}\n".encode())
-
-
-class Guest:
+class Guest(Agent):
     """`pool`, `priority`, `vm_id` None: a guest without the device.
 
+    socket_path: where its device finds the mediator; the device then has a
+                 window of window_mib for `sessions`.  Nobody need listen there.
     namespace: process id whose network namespace QEMU runs in, None: no network.
     options:   more arguments for QEMU.      append: more for the kernel.
+    programs:  of the host, to be found in the guest with their libraries.
     qemu:      another QEMU; preload=None then says that it has the device built in.
     """
 
     def __init__(self, name, directory, pool=None, priority=None, vm_id=None, namespace=None,
                  options=(), append="", qemu="qemu-system-x86_64", preload="device",
-                 memory_mib=128, lspci=False):
-        self.name = name
+                 memory_mib=192, lspci=False, socket_path=None, sessions=8, window_mib=64,
+                 programs=()):
+        super().__init__(name)
         self.directory = pathlib.Path(directory)
         self.console = self.directory / f"{name}.console"
         self.namespace = namespace
@@ -100,25 +65,26 @@ class Guest:
         self.qemu = qemu
         self.memory_mib = memory_mib
         self.lspci = lspci
+        self.programs = tuple(programs)
+        self.channel = "file"  # what load.spawn_loop() uses
         self.device = None
         if vm_id is not None:
             self.device = f"vgpu-stub,pool_id={pool},priority={priority},vm_id={vm_id}"
+            if socket_path is not None:
+                more, properties = window_options(socket_path, sessions, window_mib)
+                self.options = more + self.options
+                self.device += properties
         self.preload = preload
         self.process = None
         self.boot_s = None
         self.ended = False  # one object, one life
-        self._changed = threading.Condition()
-        self._sending = threading.Lock()
-        self._jobs = {}
-        self._last_job = 0
-        self._lost = None
-        self._said_hello = False
+        self.pass_fds = []  # more descriptors for QEMU
 
     # --- life ---------------------------------------------------------------
 
     def argv(self, agent_fd=None, monitor_fd=None):
         """QEMU's command line; without descriptors it is one to look at."""
-        made = image.get(lspci=self.lspci)
+        made = image.get(lspci=self.lspci, programs=self.programs)
         network = ["-nic", "none"]
         if self.namespace is not None:
             network = ["-netdev", "user,id=net,ipv6=off", "-device",
@@ -126,7 +92,7 @@ class Guest:
         device = ["-device", self.device] if self.device else []
         return [
             self.qemu, "-name", self.name, "-accel", accel.accelerator(), "-M", "q35",
-            "-m", str(self.memory_mib), "-smp", "1", "-nodefaults", "-display", "none",
+            "-m", str(self.memory_mib), "-smp", accel.ONE_CPU, "-nodefaults", "-display", "none",
             "-no-reboot", "-serial", f"file:{self.console}",
             "-kernel", str(made.vmlinux), "-initrd", str(made.initramfs),
             "-append", f"{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}".strip(),
@@ -148,7 +114,7 @@ class Guest:
             self.process = Process(
                 self.name, self.argv(agent.fileno(), monitor.fileno()), preload=preload,
                 log=self.directory / f"{self.name}.qemu.log", namespace=self.namespace,
-                pass_fds=[agent.fileno(), monitor.fileno()])
+                pass_fds=[agent.fileno(), monitor.fileno(), *self.pass_fds])
         finally:
             agent.close()
             monitor.close()
@@ -164,10 +130,26 @@ class Guest:
         if not self._said_hello:
             why = self._lost or f"no sign of life within {timeout} s"
             raise GuestError(f"{self.name}: {why}\n{self.process.output()}\n{self.console_tail()}")
+        if UNPACKING_FAILED in self.console_text():
+            raise GuestError(f"{self.name}: {self.memory_mib} MiB are too few for its image: "
+                             f"{UNPACKING_FAILED}, so files are missing or cut")
         return self
 
     def boot(self, timeout=BOOT_TIMEOUT_S):
         return self.start().wait_ready(timeout)
+
+    def reset(self):
+        """As by its reset button; ready() tells when it is up again.
+
+        What ran in it ends without a word, so nothing may be printing then: half an
+        output would be taken together with the next agent's words.
+        """
+        with self._changed:
+            self._said_hello = False
+            self._started = time.monotonic()
+        answer = self.monitor("system_reset")
+        if "error" in answer:
+            raise GuestError(f"{self.name}: no reset: {answer['error']}")
 
     def alive(self):
         return self.process is not None and self.process.running() and not self._lost
@@ -183,28 +165,7 @@ class Guest:
         self._monitor.close()
         self.process = None
 
-    # --- commands -----------------------------------------------------------
-
-    def spawn(self, script):
-        """Starts `sh -c script` in the guest; returns a Job."""
-        data = script.encode()
-        with self._changed:
-            self._last_job += 1
-            job = Job(self, self._last_job, script)
-            self._jobs[job.number] = job
-        self._send(f"RUN {job.number} {len(data)}\n".encode() + data)
-        return job
-
-    def run(self, script, timeout=30):
-        """Returns (status, output)."""
-        return self.spawn(script).wait(timeout)
-
-    def check(self, script, timeout=30):
-        """Returns the output; another status than 0 raises."""
-        status, output = self.run(script, timeout)
-        if status != 0:
-            raise GuestError(f"{self.name}: {script!r}: status {status}: {output}")
-        return output
+    # --- console ------------------------------------------------------------
 
     def console_text(self):
         return self.console.read_text(errors="replace") if self.console.exists() else ""
@@ -235,7 +196,7 @@ class Guest:
 
     # --- QEMU's monitor -----------------------------------------------------
 
-    def monitor(self, command, timeout=10, **arguments):
+    def monitor(self, command, timeout=60, **arguments):
         """One QMP command; returns the whole answer, errors included."""
         self._monitor.settimeout(timeout)
         if not hasattr(self, "_monitor_file"):
@@ -257,39 +218,21 @@ class Guest:
 
     # --- the port -----------------------------------------------------------
 
-    def _send(self, data):
-        with self._sending:
-            try:
-                self._port.sendall(data)
-            except OSError as error:
-                raise GuestError(f"{self.name}: the guest is gone: {error}\n"
-                                 f"{self.console_tail()}") from error
+    def _send_bytes(self, data):
+        self._port.sendall(data)
 
     def _read_port(self):
-        stream = self._port.makefile("rb", PORT_BYTES)
         why = "QEMU ended"
         try:
-            while line := stream.readline():
-                self._handle(line.split(), stream)
+            while data := self._port.recv(PORT_BYTES):
+                self.feed(data)
         except (OSError, ValueError) as error:
             why = f"its port failed: {error}"
-        with self._changed:
-            self._lost = why
-            self._changed.notify_all()
+        self.lose(why)
 
-    def _handle(self, words, stream):
-        data = stream.read(int(words[2])) if words[0] == b"OUT" else b""
-        with self._changed:
-            if words[0] == b"HELLO":
-                self._said_hello = True
-                self.boot_s = time.monotonic() - self._started
-            elif words[0] == b"OUT":
-                self._jobs[int(words[1])]._output += data
-            elif words[0] == b"END":
-                self._jobs.pop(int(words[1])).status = int(words[2])
-            else:
-                raise ValueError(f"the agent said {words!r}")
-            self._changed.notify_all()
+    def _hello(self):
+        super()._hello()
+        self.boot_s = time.monotonic() - self._started
 
 
 def boot_all(guests, timeout=BOOT_TIMEOUT_S):

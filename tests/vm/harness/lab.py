@@ -28,14 +28,24 @@ def uid_of(vm_id):
 
 
 class Lab:
-    """vms: {vm_id: (pool, priority)}, as the guests' devices say it."""
+    """vms: {vm_id: (pool, priority)}, as the guests' devices say it.
 
-    def __init__(self, vms, hard=True):
+    window: the devices have a window, and mediators serve it; their sockets stay
+    in one place, where the devices of running guests find the next mediator.
+
+    channel: what spawn_loop() uses.  With "window" each operation is scheduled by
+    itself and its turns stand in the log, so that tests of order mean the same.
+    """
+
+    def __init__(self, vms, hard=True, window=False, channel="file"):
         self.vms = dict(vms)
         self.hard = hard
+        self.channel = channel
+        self.window = window or channel == "window"
         self.directory = run_directory("lab")
         self.share = self.directory / "share"
         self.share.mkdir()
+        self.run = self.directory / "run"
         self._mediators = []
         self._guests = {}
         self.network = Network()
@@ -55,6 +65,10 @@ class Lab:
         """Where the VM's directory lies on the host."""
         return self.share / f"vm{vm_id}"
 
+    def socket_path(self, vm_id):
+        """Where the VM's device finds the mediator; None: it has no window."""
+        return self.run / f"vm{vm_id}.sock" if self.window else None
+
     # --- guests -----------------------------------------------------------------
 
     def guest(self, vm_id):
@@ -63,7 +77,9 @@ class Lab:
         if known is None or known.ended or (known.process is not None and not known.alive()):
             pool, priority = self.vms[vm_id]
             known = Guest(f"vm{vm_id}", self.directory / "guests", pool, priority, vm_id,
-                          namespace=self.network.namespace(self._slots[vm_id]))
+                          namespace=self.network.namespace(self._slots[vm_id]),
+                          socket_path=self.socket_path(vm_id))
+            known.channel = self.channel
             self._guests[vm_id] = known
         return known
 
@@ -76,7 +92,8 @@ class Lab:
         for vm_id, guest in fresh:
             guest.wait_ready()
         # The slow part, loading NFS, side by side too.
-        jobs = [guest.spawn("guest-network && modprobe nfsv4") for _, guest in fresh]
+        more = " && modprobe vgpu_guest" if self.channel == "window" else ""
+        jobs = [guest.spawn("guest-network && modprobe nfsv4" + more) for _, guest in fresh]
         for (vm_id, guest), job in zip(fresh, jobs):
             status, output = job.wait(60)
             if status != 0:
@@ -104,10 +121,19 @@ class Lab:
         """A new mediator on an emptied share; see Mediator for `settings`."""
         self.end_mediators()
         self.empty_share()
+        if self.window:
+            settings = {"run_dir": self.run, **settings}
+        if self.channel == "window":
+            settings = {"grant_ops": 1, "log_level": "debug", "channel": "window", **settings}
         mediator = Mediator(self.directory / f"mediator-{len(self._mediators) + 1}", self.share,
                             self.registry(vms), **settings)
         self._mediators.append(mediator)
-        return mediator.start()
+        mediator.start()
+        if mediator.channel == "window":
+            for vm_id in mediator.vms & {vm for vm, guest in self._guests.items()
+                                         if guest.process is not None and guest.alive()}:
+                mediator.wait_event("link", vm=vm_id)
+        return mediator
 
     def end_mediators(self):
         for mediator in self._mediators:

@@ -19,11 +19,11 @@ def sum_command(vm_id, number):
     return f"{vm_id * 100000 + number}:{number * 7 + vm_id}"
 
 
-def spawn_loop(guest, commands, timeout=60, options=""):
+def spawn_loop(guest, commands, timeout=180, options=""):
     """The guest sends one command after the other with vgpu-client."""
     words = " ".join(f"'{command}'" for command in commands)
     return guest.spawn(f"for command in {words}; do vgpu-client --json --timeout {timeout} "
-                       f"{options} \"$command\" || echo \"status $?\" >&2; done")
+                       f"--channel {guest.channel} {options} \"$command\" || echo \"status $?\" >&2; done")
 
 
 def requests_of(output):

@@ -8,7 +8,7 @@ import time
 from . import paths
 from .process import Process, end_marked
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 90
 POLL_S = 0.01
 PRIORITIES = {0: "low", 1: "medium", 2: "high", "low": "low", "medium": "medium", "high": "high"}
 
@@ -20,14 +20,19 @@ class MediatorError(Exception):
 class Mediator:
     """vms: {vm_id: {"pool": "A", "priority": "high", "owner": "UID:GID", ...}}
     pools: {"A": "cpu", "B": "cpu:1"}; pools_mode: "shared" or "independent";
-    settings: other keys of [mediator].
+    settings: other keys of [mediator]; None leaves a key out.
 
     One object is one state directory: start() after kill() is a restart, and
     the events of all its lives stand in one list.
+
+    channel: with "window" the end of a turn ("returned", or "lost" with its worker)
+    is what "response" means.
     """
 
     def __init__(self, directory, share, vms, pools=None, pools_mode=None, arguments=(),
-                 **settings):
+                 channel="file", **settings):
+        self.channel = channel
+        self.vms = set(vms)
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.state_dir = self.directory / "state"
@@ -41,14 +46,16 @@ class Mediator:
         self._lives = 0
         settings = {
             "share": share, "state_dir": self.state_dir, "log": self.log, "log_format": "json",
-            "worker": paths.worker(), "execution_log": self.execution_log, **settings}
+            "worker": paths.worker(), "execution_log": self.execution_log,
+            "worker_memory_mib": 0, "quarantine_faults": 0, **settings}
         if pools_mode is not None:
             settings["pools"] = pools_mode
         self.config.write_text(self._config_text(settings, pools or {}, vms))
 
     @staticmethod
     def _config_text(settings, pools, vms):
-        text = "[mediator]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+        text = "[mediator]\n" + "".join(f"{key}={value}\n" for key, value in settings.items()
+                                        if value is not None)
         for pool, device in pools.items():
             text += f"\n[pool {pool}]\ndevice={device}\n"
         for vm_id, vm in vms.items():
@@ -95,15 +102,16 @@ class Mediator:
     def events(self, event=None, **fields):
         """All events so far, or those of one kind with these fields."""
         self._read_log()
-        return [entry for entry in self._events if _matches(entry, event, fields)]
+        return [entry for entry in self._events if self._matches(entry, event, fields)]
 
-    def wait_event(self, event, timeout=30, after=0, count=1, **fields):
+    def wait_event(self, event, timeout=120, after=0, count=1, **fields):
         """Until `count` such events stand in the log behind the first `after`
         events; returns the last of them."""
         deadline = time.monotonic() + timeout
         while True:
             self._read_log()
-            found = [entry for entry in self._events[after:] if _matches(entry, event, fields)]
+            found = [entry for entry in self._events[after:]
+                     if self._matches(entry, event, fields)]
             if len(found) >= count:
                 return found[count - 1]
             if self.process is None or not self.process.running():
@@ -112,6 +120,13 @@ class Mediator:
                 raise MediatorError(f"{len(found)} of {count} events {event} {fields} within "
                                     f"{timeout} s:\n{self.log_tail()}")
             time.sleep(POLL_S)
+
+    def _matches(self, entry, event, fields):
+        names = {event}
+        if self.channel == "window" and event == "response":
+            names = {"response", "returned", "lost"}
+        return ((event is None or entry.get("event") in names)
+                and all(entry.get(key) == value for key, value in fields.items()))
 
     def mark(self):
         """A place in the log, for `after`."""
@@ -143,11 +158,6 @@ class Mediator:
             entry = json.loads(line)
             entry["life"] = self._lives
             self._events.append(entry)
-
-
-def _matches(entry, event, fields):
-    return ((event is None or entry.get("event") == event)
-            and all(entry.get(key) == value for key, value in fields.items()))
 
 
 def vm(pool, priority, uid, **more):

@@ -21,7 +21,7 @@ import time
 from .network import SERVER
 from .process import Process
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 90
 
 _GLOBAL = """\
 NFS_CORE_PARAM {{

@@ -27,6 +27,21 @@ def client():
     return _required(BUILD / "src/client/vgpu-client", "run: make build")
 
 
+def examples():
+    """The programs of examples/, one file each; none before they are built."""
+    return sorted(path for path in (BUILD / "examples").glob("vgpu-example-*") if path.is_file())
+
+
+def gpu_load():
+    """tests/gpu/load.c's program, in a list; an empty one before it is built."""
+    return [path for path in [BUILD / "tests/gpu/vgpu-load"] if path.is_file()]
+
+
+def admin_host():
+    """vgpu-admin with the host's commands alone, which runs in a guest."""
+    return _required(BUILD / "src/admin/vgpu-admin-host", "run: make build")
+
+
 def device():
     """The QEMU device as a shared object for the installed QEMU."""
     path = os.environ.get("VGPU_DEVICE_SO")

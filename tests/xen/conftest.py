@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests on a real Xen.
+
+Xen and Dom0 take ten seconds and more to boot, so one Dom0 serves all test files; a
+test file boots guests of its own and leaves none.
+
+    dom0     the Dom0 of this run
+    guests   guests["pv"] and guests["pvh"], for one file, booted on first use
+    full     the mark of tests that only `make check-xen-full` runs
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / "vm"), str(TESTS / "xen")]
+
+from harness import process  # noqa: E402  (the paths come first)
+from xen_harness import Dom0, PackagesMissing, image  # noqa: E402
+
+# Started in the background of a script Ctrl-C is ignored, by children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+process.install_cleanup()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: only make check-xen-full runs it")
+
+
+# First, because xdist's own hook reads the marks.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One machine with Xen at a time: all tests on one worker (--dist loadgroup)."""
+    for item in items:
+        if pathlib.Path(__file__).parent in pathlib.Path(item.fspath).parents:
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root: it makes device files"))
+            item.add_marker(pytest.mark.xdist_group("xen"))
+
+
+@pytest.fixture(scope="session")
+def dom0():
+    try:
+        image.get()
+    except PackagesMissing as error:
+        pytest.skip(str(error))
+    directory = process.run_directory("xen")
+    made = Dom0(directory)
+    try:
+        yield made.boot()
+    finally:
+        made.stop()
+        process.remove_directory(directory)
+
+
+class Guests(dict):
+    """Its guests by kind, booted when they are first asked for."""
+
+    def __init__(self, dom0, prefix):
+        super().__init__()
+        self.dom0 = dom0
+        self.prefix = prefix
+
+    def __missing__(self, kind):
+        self[kind] = self.dom0.domain(f"{self.prefix}-{kind}", kind=kind)
+        return self[kind].boot()
+
+
+@pytest.fixture(scope="module")
+def guests(dom0, request):
+    yield Guests(dom0, request.module.__name__.rpartition(".")[2].replace("_", "-"))
+    dom0.destroy_all()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what Xen, Dom0 and the guests said."""
+    outcome = yield
+    report = outcome.get_result()
+    used = getattr(item, "funcargs", {}).get("dom0")
+    if report.failed and used is not None:
+        report.sections.append(("xen", used.report()))

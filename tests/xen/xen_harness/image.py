@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Dom0 and its guests boot.
+
+Dom0's initramfs: busybox, Xen's tools, our programs as far as they are built, and in
+/guest/ the kernel and the initramfs of its guests.  The guests' initramfs: busybox,
+xenstore's tools, vgpu-client, libvgpu, the helpers of tests/xen/guest/ (each .c one
+static program) and of tests/vm/guest/agent.c.  Both are named by what is in them, so a
+changed program makes a new one.
+"""
+
+import functools
+import pathlib
+import subprocess
+import tempfile
+
+from harness import image, paths
+from harness.tool import locked
+
+from . import packages
+
+SOURCES = paths.REPOSITORY / "tests/xen/guest"
+XEN_PROGRAMS = ["usr/lib/xen-4.17/bin/xl", "usr/lib/xen-4.17/bin/xenstored",
+                "usr/lib/xen-4.17/bin/xenconsoled", "usr/lib/xen-4.17/bin/xen-init-dom0"]
+XENSTORE_PROGRAMS = [f"usr/bin/xenstore-{verb}" for verb in
+                     ["chmod", "exists", "list", "ls", "read", "rm", "watch", "write"]]
+OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin-host",
+                "src/xen/vgpu-xen", "src/client/vgpu-client"]
+GUEST_PROGRAMS = ["src/client/vgpu-client"]
+LIBRARY = "lib/libvgpu.so.1"
+# Opened at run time, so no list of libraries names it: threads end with its help.
+UNWINDER = "lib/x86_64-linux-gnu/libgcc_s.so.1"
+KEEP = 2  # each of Dom0's is 100 MB
+
+
+class Image:
+    def __init__(self, taken, dom0):
+        self.hypervisor = taken.hypervisor
+        self.vmlinux = taken.vmlinux
+        self.dom0 = dom0
+
+
+@functools.lru_cache(maxsize=None)
+def get(progress=lambda text: None):
+    """Returns the Image, made or taken from the cache; PackagesMissing where it cannot be.
+    One process asks once: what is built later is for the next one."""
+    with locked("xen-image"):
+        taken = packages.get(progress)
+        helpers = image.helpers(taken.root, SOURCES)
+        helpers["agent"] = image.helpers(taken.root)["agent"]
+        guest = image.initramfs(taken.root, _guest_contents(taken, helpers), progress, "guest")
+        dom0 = _dom0_contents(taken, helpers)
+        dom0["guest/vmlinux"] = (0o644, taken.vmlinux.read_bytes())
+        dom0["guest/initramfs.cpio"] = (0o644, guest.read_bytes())
+        return Image(taken, image.initramfs(taken.root, dom0, progress, "dom0", KEEP))
+
+
+def _guest_contents(taken, helpers):
+    entries = _base(taken, helpers, "guest-init", packages.GUEST_MODULES)
+    entries.update(_tools(taken, XENSTORE_PROGRAMS))
+    entries.update(_ours(GUEST_PROGRAMS))
+    library = paths.BUILD / LIBRARY
+    if library.exists():
+        entries[f"usr/{LIBRARY}"] = (0o755, library.read_bytes())
+    return entries
+
+
+def _dom0_contents(taken, helpers):
+    entries = _base(taken, helpers, "dom0-init", packages.DOM0_MODULES)
+    entries.update(_tools(taken, XEN_PROGRAMS + XENSTORE_PROGRAMS))
+    entries.update(_ours(OUR_PROGRAMS))
+    entries[UNWINDER] = (0o755, pathlib.Path("/", UNWINDER).read_bytes())
+    entries["etc/xen/xl.conf"] = (0o644, b"autoballoon=0\n")
+    return entries
+
+
+def _base(taken, helpers, init, modules):
+    entries = {
+        "init": (0o755, (SOURCES / init).read_bytes()),
+        "etc/passwd": (0o644, b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
+        "etc/group": (0o644, b"root:x:0:\nnogroup:x:65534:\n"),
+        "bin/busybox": (0o755, pathlib.Path("/bin/busybox").read_bytes()),
+    }
+    loaded = image.module_files(taken.root, taken.kernel, modules)
+    names = [str(pathlib.Path(file).relative_to(taken.root)) for file in loaded]
+    entries["etc/modules"] = (0o644, "".join(f"/{name}\n" for name in names).encode())
+    for name in names:
+        entries[name] = (0o644, (taken.root / name).read_bytes())
+    for name, file in helpers.items():
+        entries[f"usr/bin/{name}"] = (0o755, file.read_bytes())
+    return entries
+
+
+def _tools(taken, programs):
+    """Xen's own, with their libraries where the packages put them."""
+    entries = {}
+    prefix = f"{taken.file('')}/".lstrip("/")
+    for program in programs:
+        for name, entry in image.with_libraries(taken.file(program),
+                                                environment=taken.environment()).items():
+            entries[name.removeprefix(prefix)] = entry
+    return entries
+
+
+def _ours(programs):
+    """Those that are built, without their symbols."""
+    entries = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in programs:
+            program = paths.BUILD / name
+            if program.exists():
+                bare = pathlib.Path(folder, program.name)
+                subprocess.run(["strip", "-o", bare, program], check=True)
+                entries.update(image.with_libraries(bare))
+    return entries
