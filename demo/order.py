@@ -10,7 +10,9 @@ that the documentation promises:
     pools that share a device: one queue ("shared"), or turns ("independent")
 
 What came when, and what ran when, is the mediator's log; what was asked and
-answered is also what each guest itself wrote down.  The two must agree.
+answered is also what each guest itself wrote down.  The two must agree.  Of what
+goes through a window the mediator knows turns and nothing more: there the log has
+to have a turn for each request, and the answers are the guest's word.
 
     Request   what a guest says that it sent, and what it got
     check()   all of it: the list of what is wrong, empty when all is right
@@ -25,18 +27,23 @@ PRIORITY_NAMES = {0: "low", 1: "medium", 2: "high"}
 class Request:
     """One line of a guest's own record."""
 
-    def __init__(self, vm, pool, priority, command, answer=None):
+    def __init__(self, vm, pool, priority, command, answer=None, channel="file"):
         self.vm, self.pool, self.priority = vm, pool, priority
         self.command, self.answer = command, answer
+        self.channel = channel
 
     @classmethod
     def from_client(cls, line):
         """From what `vgpu-client --json` printed."""
         record = json.loads(line)
-        pool, priority, vm, command = record["request"].split(":", 3)
         answer = record.get("answer")
-        return cls(int(vm), pool, int(priority), command,
-                   answer and f"{answer['status']}:{answer['message']}")
+        answer = answer and f"{answer['status']}:{answer['message']}"
+        if (record.get("channel") or {}).get("kind") == "window":
+            device = record["device"]
+            return cls(device["vm_id"], device["pool"], device["priority"], record["request"],
+                       answer, "window")
+        pool, priority, vm, command = record["request"].split(":", 3)
+        return cls(int(vm), pool, int(priority), command, answer)
 
     def __repr__(self):
         return (f"vm{self.vm} {self.pool} {PRIORITY_NAMES.get(self.priority)} "
@@ -71,7 +78,7 @@ class _Waiting:
 
 
 def _key(event):
-    return event["vm"], event["sequence"]
+    return event["vm"], event.get("channel", "file"), event["sequence"]
 
 
 def _name(entry):
@@ -120,11 +127,28 @@ def registry_problems(events, vms):
     return problems
 
 
+def _window_problems(events, requests):
+    """As answer_problems(), for VMs whose requests went through their window."""
+    problems = []
+    turns = [event["vm"] for event in events
+             if event.get("event") == "process" and event.get("channel") == "window"]
+    for vm in sorted(set(turns) | {request.vm for request in requests}):
+        sent = [request for request in requests if request.vm == vm]
+        if turns.count(vm) != len(sent):
+            problems.append(f"vm{vm} sent {len(sent)} requests and had {turns.count(vm)} turns")
+        problems += [f"{request!r}: that is not the answer to it" for request in sent
+                     if not answer_fits(request.command, request.answer)]
+    return problems
+
+
 def answer_problems(events, requests):
     """Has each request that a guest sent run once, and got its own answer?"""
-    problems = []
+    problems = _window_problems(events, [r for r in requests if r.channel == "window"])
+    requests = [request for request in requests if request.channel == "file"]
     ran, answered = {}, {}
     for event in events:
+        if event.get("channel") == "window":
+            continue
         if event.get("event") == "process":
             ran.setdefault(event["vm"], []).append(event)
         elif event.get("event") == "response":

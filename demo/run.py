@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job, to look at: three real VMs share one device, in the right order.
 
-usage: demo/run.py [--policy strict|fifo]
+usage: demo/run.py [--policy strict|fifo] [--channel window|file]
 
-Each VM has a vgpu-stub device that tells its pool and priority, and its own
-directory on a real NFS server.  In every round all three send a request, the
-least important one first; the mediator holds them until all three wait, then
+Each VM has a vgpu-stub device that tells its pool and priority and shares memory
+with the host, its window.  In every round all three send a request through it,
+the least important one first; the mediator holds them until all three wait, then
 lets the scheduler choose.  What the scheduler should have chosen is computed
 apart from it, in order.py.
 
+Then one of them shows the difference: the window against files over a real NFS
+server, which is how a VM without the device's window would send.
+
 --policy fifo runs the mediator first come, first served: the check must then
-say `order wrong`.
+say `order wrong`.  --channel file plays the rounds over NFS.
 
 The last line is the verdict.  Exit status: 0 all right, 1 not, 130 interrupted.
 `make demo` builds what this needs and calls it.
@@ -70,18 +73,24 @@ class View:
         self.seen = 0
         self.place = 0
         self.vms = {}
+        self.commands = {}  # what was sent: of a window the mediator knows turns only
+
+    def _command(self, event):
+        return event.get("command") or self.commands[event["vm"]]
 
     def show(self, events):
         for event in events[self.seen:]:
             kind = event.get("event")
             if kind == "queue":
                 self.vms[event["vm"]] = (event["pool"], PRIORITY_NAMES[event["priority"]])
-                self._line(event["vm"], "asks", event["command"])
+                self._line(event["vm"], "asks", self._command(event))
             elif kind == "process":
                 self.place += 1
-                self._line(event["vm"], f"runs {self.place}.", event["command"])
+                self._line(event["vm"], f"runs {self.place}.", self._command(event))
             elif kind == "response":
                 self._line(event["vm"], "answered", event["answer"])
+            elif kind == "returned":
+                self._line(event["vm"], "done", "")
         self.seen = len(events)
 
     def _line(self, vm, what, text):
@@ -99,42 +108,68 @@ def seen_by(guest):
             f"priority {says['priority']}, vm {says['vm_id']}")
 
 
-def play_round(lab, mediator, view, commands):
+def play_round(lab, mediator, view, commands, channel):
     """All send, one after the other; returns what each guest wrote down."""
     jobs = {}
-    answered = len(mediator.events("response"))
+    done = "response" if channel == "file" else "returned"
+    answered = len(mediator.events(done))
+    view.commands = commands
     for vm, command in commands.items():
         before = mediator.mark()
-        jobs[vm] = lab.guest(vm).spawn(
-            f"vgpu-client --json --timeout {ANSWER_TIMEOUT_S} {command}")
+        jobs[vm] = lab.guest(vm).spawn(f"vgpu-client --json --channel {channel} "
+                                       f"--timeout {ANSWER_TIMEOUT_S} {command}")
         mediator.wait_event("queue", after=before, vm=vm)
         view.show(mediator.events())
     while not all(job.done() for job in jobs.values()):
         view.show(mediator.events())
         time.sleep(0.02)
-    mediator.wait_event("response", count=answered + len(commands))
+    mediator.wait_event(done, count=answered + len(commands))
     view.show(mediator.events())
+    if channel == "window":
+        for vm, job in jobs.items():
+            record = json.loads(job.wait()[1].splitlines()[-1])
+            view.screen.say(f"{'':9} vm{vm:<2} got {record['answer']['message']}")
     return [Request.from_client(line) for job in jobs.values()
             for line in job.wait()[1].splitlines() if line.startswith("{")]
 
 
-def play(screen, policy):
+def show_difference(screen, lab):
+    """One VM, nobody else, each channel at its best."""
+    guest = lab.guest(2)
+    mediator = lab.start_mediator(poll_min_ms=1)
+    mediator.wait_event("link", vm=2)
+    screen.step("vm2 measures both channels, alone, for a second each")
+    bench = json.loads(guest.check("vgpu-client --json bench --seconds 1", 120))
+    mediator.stop()
+    window, files = bench["pings_per_s"], bench["file_pings_per_s"]
+    screen.say(f"\n  window          {bench['ping_poll_p50_us']:10.1f} us a request, one at a time"
+               f"{window:14,.0f} a second in batches")
+    screen.say(f"  files over NFS  {1e6 / files:10.1f} us a request, one at a time"
+               f"{files:14,.0f} a second")
+    screen.say(f"  the window answers {window / files:,.0f} times as many")
+
+
+def play(screen, policy, channel):
     """Returns the verdict's line and whether all was right."""
     screen.step("starting an NFS server with one export a VM")
-    with Lab(VMS) as lab:
-        screen.step("booting three VMs, each with a vgpu-stub device")
+    with Lab(VMS, window=True) as lab:
+        screen.step("booting three VMs, each with a vgpu-stub device and its kernel module")
         for guest in lab.boot():
+            guest.check("modprobe vgpu_guest")
             screen.step(f"{guest.name} is up after {guest.boot_s:.1f} s and sees {seen_by(guest)}")
         mediator = lab.start_mediator(policy=policy, arguments=["--hold-until", str(len(VMS))])
+        mediator.wait_event("link", count=len(VMS))
         view = View(screen)
         requests = []
         for number, commands in enumerate(ROUNDS, 1):
             screen.say(f"\nround {number} of {len(ROUNDS)}: sent in the order "
                        + ", ".join(f"vm{vm} ({VMS[vm][1]})" for vm in commands))
-            requests += play_round(lab, mediator, view, commands)
+            requests += play_round(lab, mediator, view, commands, channel)
         mediator.stop()
         registry = {vm: (pool, LEVELS[priority]) for vm, (pool, priority) in VMS.items()}
         text, fine, problems = verdict(mediator.events(), requests, registry)
+        screen.say()
+        show_difference(screen, lab)
         screen.say()
         for problem in problems:
             screen.say(screen.colour("bad", f"  {problem}"))
@@ -146,6 +181,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--policy", choices=["strict", "fifo"], default="strict",
                         help="the mediator's scheduling; fifo shows that the check can fail")
+    parser.add_argument("--channel", choices=["window", "file"], default="window",
+                        help="how the requests of the rounds travel")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("demo: needs root: it makes network namespaces and runs an NFS server",
@@ -154,7 +191,7 @@ def main():
     process.install_cleanup()
     screen = Screen()
     try:
-        text, fine = play(screen, arguments.policy)
+        text, fine = play(screen, arguments.policy, arguments.channel)
     except KeyboardInterrupt:
         screen.say("demo: interrupted, all was cleaned up")
         return 130
