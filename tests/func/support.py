@@ -504,7 +504,7 @@ class Mediator:
 
     def tail(self, lines=40):
         text = ""
-        for path in (self.stderr, self.log):
+        for path in (self.log, self.stderr):  # what ended it last
             if path.exists():
                 text += f"--- {path.name}\n" + "\n".join(
                     path.read_text(errors="replace").splitlines()[-lines:]) + "\n"
