@@ -8,14 +8,10 @@
  *                           `closing`, or gone ─▶ the broker's end
  *   a broker's report, its end ─▶ .../data/vgpu/backend/<name>/
  *
- * In a worker domain Dom0's relay says which domain is which VM (worker.h), and has made
- * the places in the guests' areas that this one may write.
- *
  * One thread, one poll().  What is the guest's is read again each time and believed
  * nothing: its names are checked, its sessions counted, its requests paced.
  */
 #include "xen/watch.h"
-#include "xen/worker.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -367,78 +363,25 @@ static int find_in_registry(const struct watch *watch, const char *uuid, uint32_
     return 0;
 }
 
-/* Dom0 says which domains are ours, and who they are. */
-static bool is_worker_domain(const struct watch *watch)
-{
-    return watch->own_domain != 0;
-}
-
-static void guests_node(const struct watch *watch, char path[XENBUS_PATH_BYTES])
-{
-    snprintf(path, XENBUS_PATH_BYTES, DOMAINS "/%u/" WORKER_GUESTS, watch->own_domain);
-}
-
-/* What nobody but Dom0, or this domain, can write. */
-static int read_of_host(struct watch *watch, const struct watch_domain *domain, const char *path,
-                        unsigned host, char *ret_value, size_t value_bytes)
-{
-    char words[256];
-    int bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
-
-    if (bytes < 0 || xenbus_read(&watch->bus, path, ret_value, value_bytes) < 0)
-        return -1; /* it is not written yet */
-    words[bytes] = '\0';
-    if (xen_only_host_writes(words, (size_t)bytes, host))
-        return 0;
-    log_warning("domain %u: others than the host may write %s, so it does not say who this is",
-                domain->id, path);
-    return -1;
-}
-
-/* By what the relay in Dom0 wrote. */
-static int identify_by_relay(struct watch *watch, const struct watch_domain *domain,
-                             uint32_t *ret_vm_id)
-{
-    char guests[XENBUS_PATH_BYTES], path[XENBUS_PATH_BYTES + 16], value[16];
-    uint64_t vm_id;
-
-    guests_node(watch, guests);
-    snprintf(path, sizeof(path), "%s/%u", guests, domain->id);
-    if (read_of_host(watch, domain, path, 0, value, sizeof(value)) < 0 ||
-        !text_parse_u64(value, 1, STORE_VM_ID_MAX, &vm_id))
-        return -1;
-    *ret_vm_id = (uint32_t)vm_id;
-    return 0;
-}
-
 /* By what the host wrote: the guest can write neither this node nor below /vm. */
 static int identify(struct watch *watch, const struct watch_domain *domain, uint32_t *ret_vm_id)
 {
-    char path[XENBUS_PATH_BYTES], value[XENBUS_PATH_BYTES], uuid[37];
+    char path[XENBUS_PATH_BYTES], value[XENBUS_PATH_BYTES], words[256], uuid[37];
+    int bytes;
 
-    if (is_worker_domain(watch))
-        return identify_by_relay(watch, domain, ret_vm_id);
     node(domain, "vm", path);
-    if (read_of_host(watch, domain, path, watch->own_domain, value, sizeof(value)) < 0 ||
-        !xen_uuid_of_path(value, uuid))
+    bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
+    if (bytes < 0 || xenbus_read(&watch->bus, path, value, sizeof(value)) < 0)
+        return -1; /* the toolstack has not written it yet */
+    words[bytes] = '\0';
+    if (!xen_only_host_writes(words, (size_t)bytes, watch->own_domain)) {
+        log_warning("domain %u: others than the host may write %s, so it does not say who this is",
+                    domain->id, path);
+        return -1;
+    }
+    if (!xen_uuid_of_path(value, uuid))
         return -1;
     return find_in_registry(watch, uuid, ret_vm_id);
-}
-
-/* In a worker domain the relay in Dom0 has made them. */
-static int make_places(struct watch *watch, const struct watch_domain *domain)
-{
-    char path[XENBUS_PATH_BYTES];
-
-    if (is_worker_domain(watch))
-        return 0;
-    node(domain, VGPU_XEN_FRONTEND, path);
-    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
-        return -1;
-    node(domain, VGPU_XEN_BACKEND, path);
-    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
-        return -1;
-    return xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id);
 }
 
 /* Says where to grant pages to; what an earlier vgpu-xen said of sessions stays for those. */
@@ -446,7 +389,12 @@ static int offer(struct watch *watch, struct watch_domain *domain)
 {
     char path[XENBUS_PATH_BYTES], number[16];
 
-    if (make_places(watch, domain) < 0)
+    node(domain, VGPU_XEN_FRONTEND, path);
+    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
+        return -1;
+    node(domain, VGPU_XEN_BACKEND, path);
+    if ((xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST) ||
+        xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id) < 0)
         return -1;
     node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL, path);
     if (xenbus_write(&watch->bus, path, VGPU_XEN_VERSION) < 0)
@@ -515,23 +463,11 @@ static void add_domain(struct watch *watch, unsigned id)
     LIST_INSERT_HEAD(&watch->domains, domain, link);
 }
 
-/* The names of all domains that may be ours; -1. */
-static int list_domains(struct watch *watch, char *names, size_t names_bytes)
-{
-    char path[XENBUS_PATH_BYTES] = DOMAINS;
-    int bytes;
-
-    if (is_worker_domain(watch))
-        guests_node(watch, path);
-    bytes = xenbus_list(&watch->bus, path, names, names_bytes);
-    return bytes < 0 && errno == ENOENT ? 0 : bytes;
-}
-
 static void look_at_domains(struct watch *watch)
 {
     char names[XENBUS_PAYLOAD_MAX + 1];
     struct watch_domain *domain, *next;
-    int bytes = list_domains(watch, names, sizeof(names) - 1);
+    int bytes = xenbus_list(&watch->bus, DOMAINS, names, sizeof(names) - 1);
 
     if (bytes < 0)
         return;
@@ -695,43 +631,20 @@ static int open_signals(struct watch *watch)
     return watch->signal_fd;
 }
 
-static int watch_domains(struct watch *watch, struct vgpu_error *error)
-{
-    char path[XENBUS_PATH_BYTES];
-
-    guests_node(watch, path);
-    if (is_worker_domain(watch) && xenbus_watch(&watch->bus, path, "guests") < 0)
-        return error_set_errno(error, "XenStore lets us not watch %s", path);
-    if (is_worker_domain(watch))
-        return 0;
-    if (xenbus_watch(&watch->bus, "@introduceDomain", "introduced") < 0 ||
-        xenbus_watch(&watch->bus, "@releaseDomain", "released") < 0)
-        return error_set_errno(error, "XenStore lets us not watch domains come and go");
-    return 0;
-}
-
-/* In a worker domain there is a copy of the registry for the mediator; it is not asked. */
-static int read_config(struct watch *watch, const struct watch_options *options,
-                       struct vgpu_error *error)
-{
-    config_init(&watch->config);
-    if (config_read(&watch->config, options->config_path, error) < 0)
-        return -1;
-    if (is_worker_domain(watch))
-        watch->config.database[0] = '\0';
-    else if (!watch->config.database[0])
-        return error_set(error, EINVAL,
-                         "%s names no database: domains are known by the UUIDs of the registry, "
-                         "see vgpu-admin(8)",
-                         options->config_path);
-    return config_complete(&watch->config, error);
-}
-
 static int open_all(struct watch *watch, const struct watch_options *options,
                     struct vgpu_error *error)
 {
     char number[16];
 
+    config_init(&watch->config);
+    if (config_read(&watch->config, options->config_path, error) < 0 ||
+        config_complete(&watch->config, error) < 0)
+        return -1;
+    if (!watch->config.database[0])
+        return error_set(error, EINVAL,
+                         "%s names no database: domains are known by the UUIDs of the registry, "
+                         "see vgpu-admin(8)",
+                         options->config_path);
     if (open_signals(watch) < 0)
         return error_set_errno(error, "signals");
     if (xenbus_open(&watch->bus, options->xenbus_path) < 0)
@@ -739,7 +652,10 @@ static int open_all(struct watch *watch, const struct watch_options *options,
                                options->xenbus_path);
     if (xenbus_read(&watch->bus, "domid", number, sizeof(number)) == 0)
         watch->own_domain = (unsigned)strtoul(number, NULL, 10);
-    return read_config(watch, options, error) < 0 ? -1 : watch_domains(watch, error);
+    if (xenbus_watch(&watch->bus, "@introduceDomain", "introduced") < 0 ||
+        xenbus_watch(&watch->bus, "@releaseDomain", "released") < 0)
+        return error_set_errno(error, "XenStore lets us not watch domains come and go");
+    return 0;
 }
 
 int watch_run(const struct watch_options *options, struct vgpu_error *error)

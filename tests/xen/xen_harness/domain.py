@@ -39,11 +39,9 @@ kill $up"""
 class Domain(Agent):
     """kind:   "pv" or "pvh".          uuid: None: a new one.
     append: more words for its kernel.
-    image:  "worker.cpio": what a worker domain boots, with the mediator.
     config: more lines for xl, e.g. 'on_crash="preserve"'."""
 
-    def __init__(self, dom0, name, kind="pv", memory_mib=96, uuid=None, append="", config="",
-                 image="initramfs.cpio"):
+    def __init__(self, dom0, name, kind="pv", memory_mib=96, uuid=None, append="", config=""):
         super().__init__(name)
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: use one of {KINDS}")
@@ -53,7 +51,6 @@ class Domain(Agent):
         self.uuid = str(uuid or uuids.uuid4())
         self.append = append
         self.config = config
-        self.image = image
         self.id = None
         self.noise = []  # lines on its console that are no agent's
         self._port = None
@@ -65,7 +62,7 @@ class Domain(Agent):
     def config_text(self):
         return (f'name="{self.name}"\ntype="{self.kind}"\nuuid="{self.uuid}"\n'
                 f'memory={self.memory_mib}\nvcpus=1\nkernel="/guest/vmlinux"\n'
-                f'ramdisk="/guest/{self.image}"\n'
+                'ramdisk="/guest/initramfs.cpio"\n'
                 f'extra="{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}"\n{self.config}\n')
 
     def create(self):
