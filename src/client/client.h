@@ -515,6 +515,12 @@ struct doctor_window {
 /* True: a session works. */
 bool doctor_window_work(const struct doctor_window *job);
 
+/* In a Xen guest programs need no device with a window: its kernel's devices, and what
+ * the host must do when it offers nothing. */
+bool doctor_is_xen(const struct options *options);
+void doctor_xen_devices(const struct doctor_window *job);
+void doctor_xen_remedy(const struct options *options, struct failure *failure);
+
 /* --- commands: each returns the program's exit code ------------------------------- */
 
 int command_request(const struct options *options);

@@ -6,6 +6,7 @@
  *   window    the device offers one
  *   module    vgpu_guest.ko is loaded: else root only, slow
  *   barriers  only told of an emulator that leaves them out
+ *   xen       in a Xen guest without a window: what its programs use instead
  *   session   /dev/vgpu<n> is there and permitted, the host has a worker for it
  *   answer    the worker answers
  */
@@ -104,6 +105,13 @@ static int ping(const struct doctor_window *job, struct vgpu_session *session, i
     return 0;
 }
 
+/* The other way to a session, where no device has a window. */
+static bool is_by_pages(const struct doctor_window *job)
+{
+    return !job->options->socket && !(job->device && device_offers_window(job->device)) &&
+           doctor_is_xen(job->options);
+}
+
 static bool check_session(const struct doctor_window *job)
 {
     struct failure failure = {0};
@@ -112,6 +120,8 @@ static bool check_session(const struct doctor_window *job)
     bool works = false;
 
     if (window_open(job->options, &window, &failure) < 0) {
+        if (is_by_pages(job) && failure.code == FAILURE_WINDOW_MISSING)
+            doctor_xen_remedy(job->options, &failure);
         job->add(job->context, job->severity, failure.exit_code, "session", failure.remedy, "%s",
                  failure.text);
         return false;
@@ -139,7 +149,9 @@ bool doctor_window_work(const struct doctor_window *job)
         check_module(job);
     if (job->device)
         check_barriers(job);
-    if (job->device && !device_offers_window(job->device))
+    if (is_by_pages(job))
+        doctor_xen_devices(job);
+    else if (job->device && !device_offers_window(job->device))
         return false;
     return check_session(job);
 }

@@ -265,6 +265,30 @@ def test_doctor_tells_that_nobody_listens(tmp_path):
     assert done.code == 3 and check["status"] == "fail" and "systemctl" in check["remedy"]
 
 
+@pytest.mark.skipif(os.path.exists("/dev/xen"), reason="this is a Xen domain")
+@pytest.mark.parametrize("device", [False, True])
+def test_doctor_names_what_a_xen_guest_lacks(bare_guest, device):
+    if device:
+        guests.add_device(bare_guest.sysfs)  # without a window
+    hypervisor = bare_guest.sysfs / "hypervisor"
+    hypervisor.mkdir(parents=True)
+    (hypervisor / "type").write_text("xen\n")
+    (hypervisor / "uuid").write_text("5f7c0c2e-9d2a-4c39-8a52-0d1f2b3c4d5e\n")
+    done = run("--json", "--sysfs", bare_guest.sysfs, "--channel", "window", "doctor")
+    checks = {one["name"]: one for one in done.json["checks"]}
+    assert done.code == 3 and checks["xen"]["status"] == "fail"
+    assert "/dev/xen/xenbus" in checks["xen"]["text"] and "modprobe" in checks["xen"]["remedy"]
+    assert checks["session"]["status"] == "fail"
+    assert "vgpu-xen" in checks["session"]["remedy"]
+    assert "UUID 5f7c0c2e-9d2a-4c39-8a52-0d1f2b3c4d5e" in checks["session"]["remedy"]
+
+
+def test_doctor_says_nothing_of_xen_elsewhere(bare_guest):
+    done = run("--json", "--sysfs", bare_guest.sysfs, "--channel", "window", "doctor")
+    assert not any(one["name"] == "xen" or "vgpu-xen" in one["remedy"]
+                   for one in done.json["checks"])
+
+
 def test_bench_measures_everything_it_names(mediator):
     m = mediator(VMS)
     done = run("--json", "--socket", socket_of(m), "--seconds", 0.02, "bench").json
