@@ -22,6 +22,7 @@
 #define SAMPLES_MAX (1u << 20)
 #define COPY_MAX_BYTES (8u << 20)
 #define POLL_SPIN_US 100000
+#define LOOK_NS 1000000000
 #define PAUSE_US 1000 /* longer than a worker spins */
 #define VALUES_MAX 24
 #define BATCH_MAX 512 /* two are in flight */
@@ -387,17 +388,36 @@ static double cpu_used_ns(void)
            (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e3;
 }
 
-/* As an event loop does it. */
-static void sleep_until(struct vgpu_session *session, int64_t end_ns)
+/* A loss is told by the state alone, as long as nothing is in flight. */
+static int check_session(struct bench *bench)
 {
+    struct vgpu_session_info info;
+    struct vgpu_problem problem;
+
+    if (vgpu_poll(bench->window.session, NULL, 0, &problem) < 0)
+        return failed(bench, &problem);
+    vgpu_session_info(bench->window.session, &info);
+    if (info.state != VGPU_SESSION_LOST)
+        return 0;
+    failure_set(&bench->failure, FAILURE_WINDOW_STATUS, "the session ended while it was idle: %s",
+                vgpu_status_text(VGPU_DEVICE_LOST));
+    return failure_remedy(&bench->failure, "try again; the mediator's log on the host says more");
+}
+
+/* As an event loop does it; it looks each second, too, whether there is a session still. */
+static int idle_until(struct bench *bench, int64_t end_ns)
+{
+    struct vgpu_session *session = bench->window.session;
     struct pollfd answers = {.fd = vgpu_fd(session), .events = POLLIN};
     int64_t left_ns;
 
     while ((left_ns = end_ns - clock_now_ns()) > 0) {
         if (vgpu_arm(session) == 0)
-            poll(&answers, 1, (int)(left_ns / 1000000 + 1));
-        vgpu_poll(session, NULL, 0, NULL);
+            poll(&answers, 1, (int)(left_ns < LOOK_NS ? left_ns / 1000000 + 1 : LOOK_NS / 1000000));
+        if (check_session(bench) < 0)
+            return -1;
     }
+    return 0;
 }
 
 static int run_idle(struct bench *bench)
@@ -412,7 +432,8 @@ static int run_idle(struct bench *bench)
         return failed(bench, &problem);
     before_ns = cpu_used_ns();
     begin_ns = clock_now_ns();
-    sleep_until(bench->window.session, begin_ns + bench->options->bench_ns);
+    if (idle_until(bench, begin_ns + bench->options->bench_ns) < 0)
+        return -1;
     note(bench, "idle_cpu_pct", "open and idle, % of a processor",
          (cpu_used_ns() - before_ns) * 100 / (double)(clock_now_ns() - begin_ns));
     return 0;

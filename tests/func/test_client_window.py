@@ -5,6 +5,7 @@ The window is that of a process on the host, through a VM's socket; in a real
 guest, through the module, it is tried by tests/vm.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -323,6 +324,49 @@ def test_bench_prints_a_table(mediator):
     m = mediator(VMS)
     done = run("--socket", socket_of(m), "--seconds", 0.02, "--mode", "batch", "bench")
     assert re.search(r"^pings in batches, a second +\d+\.\d\d$", done.out, re.MULTILINE), done
+
+
+@contextlib.contextmanager
+def idle(m, seconds=3600):
+    """A bench that idles for so long: (itself, its worker)."""
+    process = start("--json", "--socket", socket_of(m), "--mode", "idle", "--seconds", seconds,
+                    "bench")
+    try:
+        worker = m.wait_event("process", vm=1)["worker_pid"]
+        wait_until(lambda: m.begun(1) > 0, "its one operation")
+        yield process, worker
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_bench_that_idles_ends_when_its_worker_does(mediator):
+    m = mediator(VMS, log_level="debug")
+    with idle(m) as (process, worker):
+        os.kill(worker, signal.SIGKILL)
+        done = guests.Guest.end(process)
+    assert done.code == 1 and done.json["error"]["code"] == "window-status"
+    assert "device lost" in done.json["error"]["text"] and "idle_cpu_pct" not in done.json
+
+
+def test_bench_that_idles_ends_when_its_session_does(mediator):
+    m = mediator(VMS, log_level="debug")
+    with idle(m) as (process, _):
+        m.allow_error("cannot open directory")
+        del m.vms[1]
+        m.read_again()
+        done = guests.Guest.end(process)
+    assert done.code == 3 and done.json["error"]["code"] == "window-ended"
+    assert "idle_cpu_pct" not in done.json
+
+
+def test_bench_that_idles_goes_on_while_the_mediator_is_started_anew(mediator):
+    m = mediator(VMS, log_level="debug")
+    with idle(m, seconds=5) as (process, _):
+        m.stop_but_keep_workers()
+        m.start()
+        done = guests.Guest.end(process)
+    assert done.code == 0 and done.json["idle_cpu_pct"] >= 0
 
 
 def test_bench_of_the_window_fails_where_there_is_none(tmp_path):
