@@ -9,7 +9,10 @@
  *   a broker's report, its end ─▶ .../data/vgpu/backend/<name>/
  *
  * One thread, one poll().  What is the guest's is read again each time and believed
- * nothing: its names are checked, its sessions counted, its requests paced.
+ * nothing: its names are checked, its sessions counted, its requests paced.  An event only
+ * marks its domain; those marked are looked at in turn, each as often as its questions to
+ * XenStore allow, so that a guest that never stops writing takes the time of no other.
+ * What is due by time is due however much is said meanwhile.
  */
 #include "xen/watch.h"
 
@@ -25,7 +28,11 @@
 #include <unistd.h>
 
 #define DOMAINS "/local/domain"
-#define LOOK_AGAIN_MS 5000
+#define LOOK_AGAIN_NS (5 * NS_PER_S) /* VMs are registered meanwhile */
+#define LOOK_SOON_NS (NS_PER_S / 2)
+#define EVENTS_AT_ONCE 64
+#define QUESTIONS_A_SECOND 2000 /* to XenStore, on a domain's account */
+#define QUESTIONS_AT_ONCE 1000
 #define STARTS_A_SECOND 8
 #define STARTS_AT_ONCE 16
 #define FORGET_NS (30 * NS_PER_S)
@@ -35,6 +42,57 @@
 static void node(const struct watch_domain *domain, const char *below, char path[XENBUS_PATH_BYTES])
 {
     snprintf(path, XENBUS_PATH_BYTES, DOMAINS "/%u/%s", domain->id, below);
+}
+
+static void remove_node(struct watch *watch, const struct watch_domain *domain, const char *below)
+{
+    char path[XENBUS_PATH_BYTES];
+
+    node(domain, below, path);
+    xenbus_remove(&watch->bus, path); /* fails where it is gone */
+}
+
+/* The names below a node, each with its NUL, and one more: their bytes, or -1. */
+static int list_below(struct watch *watch, const struct watch_domain *domain, const char *below,
+                      char ret_names[XENBUS_PAYLOAD_MAX + 1])
+{
+    char path[XENBUS_PATH_BYTES];
+    int bytes;
+
+    node(domain, below, path);
+    bytes = xenbus_list(&watch->bus, path, ret_names, XENBUS_PAYLOAD_MAX);
+    if (bytes >= 0)
+        ret_names[bytes] = '\0';
+    return bytes;
+}
+
+static void remove_if_empty(struct watch *watch, const struct watch_domain *domain,
+                            const char *below)
+{
+    char names[XENBUS_PAYLOAD_MAX + 1];
+
+    if (list_below(watch, domain, below, names) == 0)
+        remove_node(watch, domain, below);
+}
+
+/* What the guest says of a session: -1 with ENOENT where it says nothing. */
+static int read_guest_state(struct watch *watch, const struct watch_domain *domain,
+                            const char *name, char *ret_state, size_t bytes)
+{
+    char path[XENBUS_PATH_BYTES];
+
+    snprintf(path, sizeof(path), DOMAINS "/%u/" VGPU_XEN_FRONTEND "/%.16s/" VGPU_XEN_STATE,
+             domain->id, name);
+    return xenbus_read(&watch->bus, path, ret_state, bytes);
+}
+
+static void remove_session_node(struct watch *watch, const struct watch_domain *domain,
+                                const char *side, const char *name)
+{
+    char below[64];
+
+    snprintf(below, sizeof(below), "%.32s/%.16s", side, name);
+    remove_node(watch, domain, below);
 }
 
 static void session_node(const struct watch_session *session, const char *side, const char *key,
@@ -63,14 +121,6 @@ static void tell_number(struct watch *watch, const struct watch_session *session
     tell(watch, session, key, text);
 }
 
-static void remove_nodes(struct watch *watch, const struct watch_session *session, const char *side)
-{
-    char path[XENBUS_PATH_BYTES];
-
-    session_node(session, side, "", path);
-    xenbus_remove(&watch->bus, path); /* fails where it is gone */
-}
-
 /* --- sessions ------------------------------------------------------------------------------ */
 
 static struct watch_session *find_session(struct watch_domain *domain, const char *name)
@@ -88,6 +138,8 @@ static void forget_session(struct watch_session *session)
 {
     LIST_REMOVE(session, link);
     session->domain->session_count--;
+    session->domain->has_news |= session->domain->is_full; /* another waits for its place */
+    session->domain->is_full = false;
     free(session);
 }
 
@@ -124,8 +176,8 @@ static void refuse(struct watch *watch, struct watch_session *session, int code,
 static void session_left(struct watch *watch, struct watch_session *session, const char *why)
 {
     end_broker(session);
-    remove_nodes(watch, session, VGPU_XEN_FRONTEND);
-    remove_nodes(watch, session, VGPU_XEN_BACKEND);
+    remove_session_node(watch, session->domain, VGPU_XEN_FRONTEND, session->name);
+    remove_session_node(watch, session->domain, VGPU_XEN_BACKEND, session->name);
     log_info("domain %u (vm %u): session %s ended: %s", session->domain->id, session->domain->vm_id,
              session->name, why);
     forget_session(session);
@@ -202,7 +254,11 @@ static void start_session(struct watch *watch, struct watch_session *session)
     struct xen_words words;
     struct vgpu_error error;
 
-    if (bucket_take(&session->domain->starts, &watch->start_rate, 1, clock_monotonic_ns()) == 0) {
+    if (!session->domain->is_offered) {
+        refuse(watch, session, VGPU_PROBLEM_NO_HOST,
+               "this VM is registered with the host no more: its administrator knows why");
+    } else if (bucket_take(&session->domain->starts, &watch->start_rate, 1, clock_monotonic_ns()) ==
+               0) {
         refuse(watch, session, VGPU_PROBLEM_BUSY,
                "this VM opens sessions faster than 8 a second: wait a second");
     } else if (read_words(watch, session, &words) < 0) {
@@ -215,6 +271,18 @@ static void start_session(struct watch *watch, struct watch_session *session)
         if (start_broker(watch, session, &order) < 0)
             refuse(watch, session, VGPU_PROBLEM_NO_HOST, "the host can start no further process");
     }
+}
+
+/* The host's node is there already: of an earlier vgpu-xen, which may have told its end. */
+static void take_over(struct watch *watch, struct watch_session *session, const char *state)
+{
+    if (strcmp(state, VGPU_XEN_CONNECTED) == 0) {
+        session_over(watch, session, VGPU_XEN_CLOSED, 0,
+                     "vgpu-xen was started anew: open a new session");
+        return;
+    }
+    session->is_over = true;
+    session->over_ns = clock_monotonic_ns();
 }
 
 static void add_session(struct watch *watch, struct watch_domain *domain, const char *name)
@@ -231,60 +299,70 @@ static void add_session(struct watch *watch, struct watch_domain *domain, const 
     domain->session_count++;
     session_node(session, VGPU_XEN_BACKEND, VGPU_XEN_STATE, path);
     if (xenbus_read(&watch->bus, path, state, sizeof(state)) == 0)
-        session_over(watch, session, VGPU_XEN_CLOSED, 0,
-                     "vgpu-xen was started anew: open a new session");
+        take_over(watch, session, state);
     else
         start_session(watch, session);
 }
 
-/* What the guest says of a session now. */
-static void look_at_session(struct watch *watch, struct watch_domain *domain, const char *name)
+static void look_at_own_sessions(struct watch *watch, struct watch_domain *domain)
 {
-    struct watch_session *session = find_session(domain, name);
-    char path[XENBUS_PATH_BYTES], state[32];
+    struct watch_session *session, *next;
+    char state[32];
 
-    snprintf(path, sizeof(path), DOMAINS "/%u/" VGPU_XEN_FRONTEND "/%.16s/" VGPU_XEN_STATE,
-             domain->id, name);
-    if (xenbus_read(&watch->bus, path, state, sizeof(state)) < 0)
-        return;
-    if (!session && strcmp(state, VGPU_XEN_INITIALISING) == 0) {
-        if (domain->session_count < XEN_SESSIONS_MAX)
-            add_session(watch, domain, name);
-    } else if (session && strcmp(state, VGPU_XEN_CLOSING) == 0) {
-        session_left(watch, session, "closed by the guest");
+    for (session = LIST_FIRST(&domain->sessions); session; session = next) {
+        next = LIST_NEXT(session, link);
+        if (read_guest_state(watch, domain, session->name, state, sizeof(state)) < 0) {
+            if (errno == ENOENT)
+                session_left(watch, session, "the guest took it back");
+        } else if (strcmp(state, VGPU_XEN_CLOSING) == 0) {
+            session_left(watch, session, "closed by the guest");
+        }
     }
 }
 
-static bool lists(const char *names, int bytes, const char *name)
+/* A name that is no session's of ours. */
+static void look_at_name(struct watch *watch, struct watch_domain *domain, const char *name)
 {
-    for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
-        if (strcmp(names + at, name) == 0)
-            return true;
+    char state[32];
+
+    if (read_guest_state(watch, domain, name, state, sizeof(state)) < 0)
+        return;
+    if (strcmp(state, VGPU_XEN_INITIALISING) == 0) {
+        add_session(watch, domain, name);
+    } else if (strcmp(state, VGPU_XEN_CLOSING) == 0) { /* while no vgpu-xen was there */
+        remove_session_node(watch, domain, VGPU_XEN_FRONTEND, name);
+        remove_session_node(watch, domain, VGPU_XEN_BACKEND, name);
     }
-    return false;
+}
+
+/* The list is bounded by what a message holds: a longer one is none, to the guest's own
+ * harm. */
+static void look_for_sessions(struct watch *watch, struct watch_domain *domain)
+{
+    char names[XENBUS_PAYLOAD_MAX + 1];
+    int bytes = list_below(watch, domain, VGPU_XEN_FRONTEND, names);
+
+    for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
+        if (!xen_name_is_valid(names + at) || find_session(domain, names + at))
+            continue;
+        if (domain->session_count < XEN_SESSIONS_MAX) {
+            look_at_name(watch, domain, names + at);
+        } else if (!domain->is_full) {
+            domain->is_full = true;
+            log_warning("domain %u (vm %u) has %u sessions: the next waits for the end of one",
+                        domain->id, domain->vm_id, XEN_SESSIONS_MAX);
+        }
+    }
 }
 
 static void look_at_frontend(struct watch *watch, struct watch_domain *domain)
 {
-    char path[XENBUS_PATH_BYTES], names[XENBUS_PAYLOAD_MAX + 1];
-    struct watch_session *session, *next;
-    int bytes;
+    uint32_t before = watch->bus.request;
 
-    node(domain, VGPU_XEN_FRONTEND, path);
-    bytes = xenbus_list(&watch->bus, path, names, sizeof(names) - 1);
-    if (bytes < 0 && errno != ENOENT)
-        return;
-    bytes = bytes < 0 ? 0 : bytes;
-    names[bytes] = '\0';
-    for (session = LIST_FIRST(&domain->sessions); session; session = next) {
-        next = LIST_NEXT(session, link);
-        if (!lists(names, bytes, session->name))
-            session_left(watch, session, "the guest took it back");
-    }
-    for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
-        if (xen_name_is_valid(names + at))
-            look_at_session(watch, domain, names + at);
-    }
+    look_at_own_sessions(watch, domain);
+    look_for_sessions(watch, domain);
+    bucket_charge(&domain->questions, &watch->question_rate, watch->bus.request - before,
+                  clock_monotonic_ns());
 }
 
 static void take_report(struct watch *watch, struct watch_session *session,
@@ -344,27 +422,57 @@ static void forget_old_sessions(struct watch *watch, struct watch_domain *domain
 
 /* --- domains ---------------------------------------------------------------------------------- */
 
-static int find_in_registry(const struct watch *watch, const char *uuid, uint32_t *ret_vm_id)
+enum identity { IDENTITY_UNKNOWN, IDENTITY_NO_VM, IDENTITY_VM };
+
+/* Once for all domains that are looked at together: -1 until close_registry(). */
+static int open_registry(struct watch *watch)
 {
     struct vgpu_error error;
-    struct store *store;
-    struct store_vm vm;
-    int result;
 
-    if (store_open(watch->config.database, STORE_READ_BRIEFLY, &store, &error) < 0) {
-        log_warning("%s", error.message);
+    if (watch->store)
+        return 0;
+    if (watch->is_registry_away)
         return -1;
-    }
-    result = store_find_vm(store, uuid, &vm, &error);
-    store_close(store);
-    if (result < 0 || strcasecmp(vm.uuid, uuid) != 0)
-        return -1;
+    if (store_open(watch->config.database, STORE_READ_BRIEFLY, &watch->store, &error) == 0)
+        return 0;
+    log_warning("%s", error.message);
+    watch->is_registry_away = true;
+    return -1;
+}
+
+static void close_registry(struct watch *watch)
+{
+    if (watch->store)
+        store_close(watch->store);
+    watch->store = NULL;
+    watch->is_registry_away = false;
+}
+
+static enum identity find_in_registry(struct watch *watch, const char *uuid, uint32_t *ret_vm_id)
+{
+    struct vgpu_error error;
+    struct store_vm vm;
+
+    if (open_registry(watch) < 0)
+        return IDENTITY_UNKNOWN;
+    if (store_find_vm(watch->store, uuid, &vm, &error) < 0)
+        return error.code == ENOENT ? IDENTITY_NO_VM : IDENTITY_UNKNOWN;
+    if (strcasecmp(vm.uuid, uuid) != 0)
+        return IDENTITY_NO_VM;
     *ret_vm_id = vm.vm_id;
-    return 0;
+    return IDENTITY_VM;
+}
+
+static void complain_of_node(struct watch_domain *domain, const char *path)
+{
+    if (!domain->has_complained)
+        log_warning("domain %u: others than the host may write %s, so it does not say who this is",
+                    domain->id, path);
+    domain->has_complained = true;
 }
 
 /* By what the host wrote: the guest can write neither this node nor below /vm. */
-static int identify(struct watch *watch, const struct watch_domain *domain, uint32_t *ret_vm_id)
+static enum identity identify(struct watch *watch, struct watch_domain *domain, uint32_t *ret_vm_id)
 {
     char path[XENBUS_PATH_BYTES], value[XENBUS_PATH_BYTES], words[256], uuid[37];
     int bytes;
@@ -372,16 +480,31 @@ static int identify(struct watch *watch, const struct watch_domain *domain, uint
     node(domain, "vm", path);
     bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
     if (bytes < 0 || xenbus_read(&watch->bus, path, value, sizeof(value)) < 0)
-        return -1; /* the toolstack has not written it yet */
+        return IDENTITY_UNKNOWN; /* the toolstack has not written it yet, or removes it */
     words[bytes] = '\0';
     if (!xen_only_host_writes(words, (size_t)bytes, watch->own_domain)) {
-        log_warning("domain %u: others than the host may write %s, so it does not say who this is",
-                    domain->id, path);
-        return -1;
+        complain_of_node(domain, path);
+        return IDENTITY_NO_VM;
     }
-    if (!xen_uuid_of_path(value, uuid))
-        return -1;
-    return find_in_registry(watch, uuid, ret_vm_id);
+    return xen_uuid_of_path(value, uuid) ? find_in_registry(watch, uuid, ret_vm_id)
+                                         : IDENTITY_NO_VM;
+}
+
+/* Nodes of the host about sessions that nobody has any more.  More than can be listed are
+ * not the host's alone: all of them go. */
+static void sweep(struct watch *watch, struct watch_domain *domain)
+{
+    char names[XENBUS_PAYLOAD_MAX + 1], state[32];
+    int bytes = list_below(watch, domain, VGPU_XEN_BACKEND, names);
+
+    if (bytes < 0 && errno != ENOENT)
+        remove_node(watch, domain, VGPU_XEN_BACKEND);
+    for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
+        if (xen_name_is_valid(names + at) &&
+            read_guest_state(watch, domain, names + at, state, sizeof(state)) < 0 &&
+            errno == ENOENT)
+            remove_session_node(watch, domain, VGPU_XEN_BACKEND, names + at);
+    }
 }
 
 /* Says where to grant pages to; what an earlier vgpu-xen said of sessions stays for those. */
@@ -404,21 +527,81 @@ static int offer(struct watch *watch, struct watch_domain *domain)
     return xenbus_write(&watch->bus, path, number);
 }
 
-static void serve_domain(struct watch *watch, struct watch_domain *domain)
+static int watch_frontend(struct watch *watch, struct watch_domain *domain)
 {
     char path[XENBUS_PATH_BYTES], token[XENBUS_TOKEN_BYTES];
 
-    if (identify(watch, domain, &domain->vm_id) < 0)
-        return;
+    if (domain->is_watched)
+        return 0;
     node(domain, VGPU_XEN_FRONTEND, path);
     snprintf(token, sizeof(token), "%u", domain->id);
-    if (offer(watch, domain) < 0 || xenbus_watch(&watch->bus, path, token) < 0) {
-        log_warning("domain %u (vm %u): cannot offer the channel in XenStore: %s", domain->id,
-                    domain->vm_id, strerror(errno));
+    if (xenbus_watch(&watch->bus, path, token) < 0)
+        return -1;
+    domain->is_watched = true;
+    return 0;
+}
+
+static void serve_domain(struct watch *watch, struct watch_domain *domain)
+{
+    if (!domain->is_watched)
+        sweep(watch, domain);
+    if (offer(watch, domain) < 0 || watch_frontend(watch, domain) < 0) {
+        if (!domain->has_complained)
+            log_warning("domain %u (vm %u): cannot offer the channel in XenStore: %s", domain->id,
+                        domain->vm_id, strerror(errno));
+        domain->has_complained = true;
         return;
     }
-    domain->is_served = true;
+    domain->is_offered = true;
+    domain->has_complained = false;
+    domain->has_news = true;
     log_info("domain %u is vm %u: the channel is offered", domain->id, domain->vm_id);
+}
+
+/* As long as the guest does not remove it, with all of its area. */
+static bool is_offer_there(struct watch *watch, const struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES], value[16], number[16];
+
+    node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN, path);
+    snprintf(number, sizeof(number), "%u", watch->own_domain);
+    return xenbus_read(&watch->bus, path, value, sizeof(value)) == 0 && strcmp(value, number) == 0;
+}
+
+static void remove_offer(struct watch *watch, struct watch_domain *domain)
+{
+    remove_node(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN);
+    remove_node(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL);
+    domain->is_offered = false;
+}
+
+/* It is no VM of ours, or no more: the mediator ends its sessions.  What an earlier
+ * vgpu-xen offered it is looked for once. */
+static void refuse_domain(struct watch *watch, struct watch_domain *domain)
+{
+    if (domain->is_offered) {
+        remove_offer(watch, domain);
+        log_info("domain %u is vm %u no more: the offer is withdrawn", domain->id, domain->vm_id);
+    } else if (!domain->is_watched && !domain->is_cleared && is_offer_there(watch, domain)) {
+        remove_node(watch, domain, VGPU_XEN_BACKEND);
+        remove_if_empty(watch, domain, VGPU_XEN_FRONTEND);
+        log_info("domain %u is no vm of ours: an earlier offer is withdrawn", domain->id);
+    }
+    domain->is_cleared = true;
+}
+
+static void settle_domain(struct watch *watch, struct watch_domain *domain)
+{
+    uint32_t vm_id = 0;
+    enum identity identity = identify(watch, domain, &vm_id);
+
+    if (identity == IDENTITY_NO_VM) {
+        refuse_domain(watch, domain);
+    } else if (identity == IDENTITY_VM &&
+               !(domain->is_offered && domain->vm_id == vm_id && is_offer_there(watch, domain))) {
+        domain->vm_id = vm_id;
+        serve_domain(watch, domain);
+    }
 }
 
 static struct watch_domain *find_domain(struct watch *watch, unsigned id)
@@ -442,7 +625,7 @@ static void forget_domain(struct watch *watch, struct watch_domain *domain)
         end_broker(session);
         forget_session(session);
     }
-    if (domain->is_served) {
+    if (domain->is_watched) {
         node(domain, VGPU_XEN_FRONTEND, path);
         snprintf(token, sizeof(token), "%u", domain->id);
         xenbus_unwatch(&watch->bus, path, token);
@@ -463,7 +646,16 @@ static void add_domain(struct watch *watch, unsigned id)
     LIST_INSERT_HEAD(&watch->domains, domain, link);
 }
 
-static void look_at_domains(struct watch *watch)
+static bool lists(const char *names, int bytes, const char *name)
+{
+    for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
+        if (strcmp(names + at, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void find_domains(struct watch *watch)
 {
     char names[XENBUS_PAYLOAD_MAX + 1];
     struct watch_domain *domain, *next;
@@ -487,11 +679,20 @@ static void look_at_domains(struct watch *watch)
             !find_domain(watch, (unsigned)id))
             add_domain(watch, (unsigned)id);
     }
+}
+
+/* Domains came or went. */
+static void look_at_domains(struct watch *watch)
+{
+    struct watch_domain *domain;
+
+    find_domains(watch);
     LIST_FOREACH (domain, &watch->domains, link) {
         /* NOLINTNEXTLINE: the analyzer does not see that those freed were taken out */
-        if (!domain->is_served)
-            serve_domain(watch, domain);
+        if (!domain->is_offered)
+            settle_domain(watch, domain);
     }
+    close_registry(watch);
 }
 
 /* --- the loop ------------------------------------------------------------------------------------
@@ -501,35 +702,67 @@ static void look_at_everything(struct watch *watch)
 {
     struct watch_domain *domain;
 
-    look_at_domains(watch);
+    find_domains(watch);
     LIST_FOREACH (domain, &watch->domains, link) {
+        /* NOLINTNEXTLINE: as above */
+        settle_domain(watch, domain);
         forget_old_sessions(watch, domain);
-        if (domain->is_served)
-            look_at_frontend(watch, domain);
+        domain->has_news = true;
+    }
+    close_registry(watch);
+    watch->looked_ns = clock_monotonic_ns();
+    watch->look_ns = watch->looked_ns + LOOK_AGAIN_NS;
+}
+
+/* A look that is due; and one is due soon, but no sooner, when events were lost. */
+static void look_if_due(struct watch *watch)
+{
+    if (watch->bus.lost_events && watch->looked_ns + LOOK_SOON_NS < watch->look_ns)
+        watch->look_ns = watch->looked_ns + LOOK_SOON_NS;
+    watch->bus.lost_events = false;
+    if (clock_monotonic_ns() >= watch->look_ns)
+        look_at_everything(watch);
+}
+
+/* How long until a domain may be looked at again. */
+static uint64_t pause_ns(const struct watch *watch, const struct watch_domain *domain)
+{
+    return bucket_wait_ns(&domain->questions, &watch->question_rate, 1, clock_monotonic_ns());
+}
+
+static void look_at_news(struct watch *watch)
+{
+    struct watch_domain *domain;
+
+    LIST_FOREACH (domain, &watch->domains, link) {
+        if (!domain->is_watched || !domain->has_news || pause_ns(watch, domain) > 0)
+            continue;
+        domain->has_news = false;
+        look_at_frontend(watch, domain);
     }
 }
 
+/* Some at a time: brokers and signals have their turn as well. */
 static int take_events(struct watch *watch)
 {
     struct xenbus_event event;
-    int got;
+    bool have_domains_changed = false;
+    int got = 0;
 
-    while ((got = xenbus_next_event(&watch->bus, &event)) > 0) {
+    for (int i = 0; i < EVENTS_AT_ONCE && (got = xenbus_next_event(&watch->bus, &event)) > 0; i++) {
         struct watch_domain *domain;
         uint64_t id;
 
         if (!text_parse_u64(event.token, 1, UINT16_MAX, &id)) {
-            look_at_domains(watch);
+            have_domains_changed = true;
             continue;
         }
         domain = find_domain(watch, (unsigned)id);
         if (domain)
-            look_at_frontend(watch, domain);
+            domain->has_news = true;
     }
-    if (watch->bus.lost_events) {
-        watch->bus.lost_events = false;
-        look_at_everything(watch);
-    }
+    if (have_domains_changed)
+        look_at_domains(watch);
     return got;
 }
 
@@ -575,16 +808,34 @@ static struct pollfd *list_waits(struct watch *watch, nfds_t *ret_count)
     return waits;
 }
 
+/* Rounded up, so that what is waited for is due then. */
+static int wait_ms(const struct watch *watch)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    uint64_t wait_ns = watch->look_ns > now_ns ? watch->look_ns - now_ns : 0;
+    const struct watch_domain *domain;
+
+    if (watch->bus.event_count > 0)
+        return 0;
+    LIST_FOREACH (domain, &watch->domains, link) {
+        uint64_t domain_ns = pause_ns(watch, domain);
+
+        if (domain->is_watched && domain->has_news && domain_ns < wait_ns)
+            wait_ns = domain_ns;
+    }
+    return (int)((wait_ns + NS_PER_MS - 1) / NS_PER_MS);
+}
+
 static int serve(struct watch *watch, struct vgpu_error *error)
 {
     for (;;) {
         nfds_t count = 0;
         struct pollfd *waits = list_waits(watch, &count);
-        bool is_told_to_end, has_news;
+        bool is_told_to_end;
 
         if (!waits)
             return error_set(error, ENOMEM, "out of memory");
-        has_news = watch->bus.event_count > 0 || poll(waits, count, LOOK_AGAIN_MS) > 0;
+        poll(waits, count, wait_ms(watch));
         is_told_to_end = waits[1].revents;
         hear_brokers(watch, waits + 2, count - 2);
         free(waits);
@@ -592,29 +843,38 @@ static int serve(struct watch *watch, struct vgpu_error *error)
             return 0;
         if (take_events(watch) < 0)
             return error_set_errno(error, "XenStore");
-        if (!has_news)
-            look_at_everything(watch); /* VMs are registered meanwhile */
+        look_if_due(watch);
+        look_at_news(watch);
     }
 }
 
-/* Nobody is to wait for a host that is not there. */
+/* Nobody is to wait for a host that is not there: what stays is what those are told that
+ * still listen. */
+static void withdraw_from(struct watch *watch, struct watch_domain *domain)
+{
+    struct watch_session *session;
+
+    LIST_FOREACH (session, &domain->sessions, link) {
+        end_broker(session);
+        if (!session->is_over)
+            session_over(watch, session, VGPU_XEN_CLOSED, 0, "vgpu-xen on the host ends");
+    }
+    if (!domain->is_watched)
+        return;
+    remove_offer(watch, domain);
+    sweep(watch, domain);
+    remove_if_empty(watch, domain, VGPU_XEN_BACKEND);
+    remove_if_empty(watch, domain, VGPU_XEN_FRONTEND);
+    remove_if_empty(watch, domain, VGPU_XEN_AREA);
+}
+
 static void withdraw(struct watch *watch)
 {
     struct watch_domain *domain, *next;
-    struct watch_session *session;
-    char path[XENBUS_PATH_BYTES];
 
     for (domain = LIST_FIRST(&watch->domains); domain; domain = next) {
         next = LIST_NEXT(domain, link);
-        LIST_FOREACH (session, &domain->sessions, link) {
-            end_broker(session);
-            if (!session->is_over)
-                session_over(watch, session, VGPU_XEN_CLOSED, 0, "vgpu-xen on the host ends");
-        }
-        if (domain->is_served) {
-            node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN, path);
-            xenbus_remove(&watch->bus, path);
-        }
+        withdraw_from(watch, domain);
         forget_domain(watch, domain);
     }
 }
@@ -667,11 +927,11 @@ int watch_run(const struct watch_options *options, struct vgpu_error *error)
         return error_set(error, ENOMEM, "out of memory");
     watch->bus.fd = watch->signal_fd = -1;
     watch->start_rate = bucket_rate(STARTS_A_SECOND, NS_PER_S, STARTS_AT_ONCE);
+    watch->question_rate = bucket_rate(QUESTIONS_A_SECOND, NS_PER_S, QUESTIONS_AT_ONCE);
     LIST_INIT(&watch->domains);
     if (open_all(watch, options, error) == 0) {
         log_info("vgpu-xen " VGPU_PACKAGE_VERSION " serves from domain %u, sockets in %s",
                  watch->own_domain, watch->config.run_dir);
-        look_at_everything(watch);
         result = serve(watch, error);
         withdraw(watch);
     }

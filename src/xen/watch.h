@@ -25,9 +25,14 @@ struct watch_session {
 struct watch_domain {
     LIST_ENTRY(watch_domain) link;
     unsigned id;
-    bool is_served; /* it is a VM of ours, and has been told so */
+    bool is_watched; /* its sessions are: it is a VM of ours, or was */
+    bool is_offered; /* it is a VM of ours, and has been told so */
+    bool is_cleared; /* an offer of an earlier vgpu-xen was looked for */
+    bool is_full;    /* and that has been told */
+    bool has_news;   /* it is to be looked at */
+    bool has_complained;
     uint32_t vm_id;
-    uint64_t starts; /* bucket */
+    uint64_t starts, questions; /* buckets */
     uint32_t session_count;
     LIST_HEAD(, watch_session) sessions;
 };
@@ -37,7 +42,11 @@ struct watch {
     int signal_fd;
     unsigned own_domain;
     struct config config;
-    struct bucket_rate start_rate; /* of sessions, each domain's */
+    struct bucket_rate start_rate;    /* of sessions, each domain's */
+    struct bucket_rate question_rate; /* of what is asked of XenStore for each domain */
+    uint64_t looked_ns, look_ns;      /* at everything: last, and when again */
+    struct store *store;              /* open while domains are looked at */
+    bool is_registry_away;
     LIST_HEAD(, watch_domain) domains;
 };
 
