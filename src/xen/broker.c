@@ -110,6 +110,14 @@ static int open_session(struct broker *broker)
     return refuse(broker, problem.status, problem.text);
 }
 
+/* All is open: from now on its guest's bytes are looked at. */
+static int confine(struct broker *broker)
+{
+    struct vgpu_error error;
+
+    return xen_confine(&error) == 0 ? 0 : refuse(broker, VGPU_PROBLEM_NO_HOST, error.message);
+}
+
 static uint8_t *alive_byte(const struct broker *broker, uint32_t page)
 {
     return broker->grants.memory + page + VGPU_XEN_ALIVE;
@@ -221,7 +229,7 @@ int broker_run(const struct broker_order *order, int control_fd)
     broker->control_fd = control_fd;
     broker->events_fd = broker->grants.fd = -1;
     if (open_events(broker) == 0 && open_grants(broker) == 0 && open_session(broker) == 0 &&
-        tell_connected(broker) == 0) {
+        confine(broker) == 0 && tell_connected(broker) == 0) {
         serve(broker);
         close_all(broker); /* before it is told: who reads that may have the pages again */
         report(broker, &broker->end);

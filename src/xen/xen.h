@@ -8,6 +8,7 @@
  *      ▼
  *   broker.c    a session: pages and event channel here, the VM's socket there
  *   grants.c    maps what a guest granted
+ *   confine.c   what it cannot do from then on
  *   core.c      what is copied when (core.h), pure
  *   request.c   what a guest wrote into XenStore, checked; pure
  *
@@ -99,6 +100,19 @@ struct broker_report {
 /* A broker's whole life, in a process of its own: until the guest, the mediator or the
  * watcher (who closes its end of `control_fd`) ends it.  Returns the exit status. */
 int broker_run(const struct broker_order *order, int control_fd);
+
+/* --- confine.c ------------------------------------------------------------------------ */
+
+#ifndef __has_feature
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define XEN_SANITIZED /* there is no list of system calls */
+#endif
+
+/* For good: only what a session needs that is open already. */
+int xen_confine(struct vgpu_error *error);
 
 /* --- watch.c -------------------------------------------------------------------------- */
 

@@ -15,7 +15,7 @@ import time
 
 import pytest
 from control_support import admin
-from support import wait_until
+from support import is_sanitized, wait_until
 from window_peer import OK
 from xen_support import (ARGUMENT, BUSY, NO_HOST, PAGE, UUIDS, broker_pids, build_shim,
                          registered_host)
@@ -526,6 +526,20 @@ def test_a_vm_that_is_registered_no_more_loses_its_sessions(xen):
     admin(h.mediator, "remove-vm", 1, "--yes")
     domain.wait_told(session.name, "closed")
     domain.wait_offer(None)
+
+
+def test_a_broker_is_confined(xen):
+    h, domain = xen
+    session = domain.open()
+    status = pathlib.Path(f"/proc/{session.broker_pid()}/status").read_text()
+    assert "\nNoNewPrivs:\t1\n" in status
+    dac_override = 1 << 1
+    capabilities = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
+    assert all(int(capabilities[key], 16) & ~dac_override == 0
+               for key in ("CapEff", "CapPrm", "CapInh"))
+    if not is_sanitized():
+        assert "\nSeccomp:\t2\n" in status
+    session.ping()
 
 
 def test_references_of_nobody_are_refused(xen):
