@@ -12,6 +12,7 @@
 const char *argp_program_version = "vgpu-xen " VGPU_PACKAGE_VERSION;
 
 #define DEFAULT_CONFIG "/etc/vgpu/mediator.conf"
+#define EXIT_USAGE 2
 
 enum option_key { OPTION_LOG_FORMAT = 256, OPTION_LOG_LEVEL, OPTION_XENBUS };
 
@@ -85,7 +86,7 @@ static const struct argp argp = {
     .parser = parse_option,
     .doc = "Brings the sessions of Xen domains to vgpu-mediator: maps the pages that a VM's "
            "programs grant, and copies between them and a window of the VM's socket.\v"
-           "Exit status: 0 told to end, 1 cannot start or go on.",
+           "Exit status: 0 told to end, 1 cannot start or go on, 2 wrong options.",
 };
 
 int main(int argc, char **argv)
@@ -97,6 +98,7 @@ int main(int argc, char **argv)
     struct vgpu_error error;
     int result;
 
+    argp_err_exit_status = EXIT_USAGE;
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
     if (log_open(arguments.log, arguments.format, arguments.level, &error) < 0) {
         fprintf(stderr, "vgpu-xen: %s\n", error.message);

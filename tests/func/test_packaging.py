@@ -17,8 +17,11 @@ import time
 
 import pytest
 from support import BUILD, MEDIATOR, REPOSITORY, is_sanitized
+from xen_support import UUIDS, build_shim, registered_host
 
 UNIT = BUILD / "packaging/vgpu-mediator.service"
+XEN = BUILD / "src/xen/vgpu-xen"
+XEN_UNIT = BUILD / "packaging/vgpu-xen.service"
 PACKAGING = REPOSITORY / "packaging"
 PATIENCE_S = 90
 OWNER = 123456
@@ -30,8 +33,21 @@ def needs(program):
     return pytest.mark.skipif(not shutil.which(program), reason=f"there is no {program} here")
 
 
-def unit_values(key):
-    return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
+def unit_values(key, unit=UNIT):
+    return re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
+
+
+def kept_capabilities(unit=UNIT):
+    """As setpriv(1) names them."""
+    words = unit_values("CapabilityBoundingSet", unit)[0].split()
+    return [word[len("CAP_"):].lower() for word in words]
+
+
+def allowed_calls(unit=UNIT):
+    names = system_calls("@default")
+    for group in unit_values("SystemCallFilter", unit)[0].split():
+        names |= system_calls(group) if group.startswith("@") else {group}
+    return names
 
 
 def write_config(directory):
@@ -79,10 +95,12 @@ def serve_one_request(directory, argv, **options):
 
 
 @needs("systemd-analyze")
-def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path):
-    unit = tmp_path / "vgpu-mediator.service"
+@pytest.mark.parametrize("made, program", [(UNIT, MEDIATOR), (XEN_UNIT, XEN)],
+                         ids=["vgpu-mediator", "vgpu-xen"])
+def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path, made, program):
+    unit = tmp_path / made.name
     # systemd asks whether the program is there; here it is not installed.
-    unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={MEDIATOR}", UNIT.read_text(),
+    unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={program}", made.read_text(),
                            flags=re.MULTILINE))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -92,7 +110,7 @@ def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path):
 @needs_root
 @needs("setpriv")
 def test_the_units_capabilities_are_enough(tmp_path):
-    kept = [word[len("CAP_"):].lower() for word in unit_values("CapabilityBoundingSet")[0].split()]
+    kept = kept_capabilities()
     assert len(kept) == 6
     tmp_path.chmod(0o755)
     serve_one_request(tmp_path, [
@@ -157,10 +175,44 @@ def kill_on_others(names):
 def test_the_units_system_calls_are_enough(tmp_path):
     if is_sanitized():
         pytest.skip("sanitizers make system calls that the program does not")
-    allowed = system_calls("@default")
-    for group in unit_values("SystemCallFilter")[0].split():
-        allowed |= system_calls(group) if group.startswith("@") else {group}
-    serve_one_request(tmp_path, [], preexec_fn=kill_on_others(allowed))
+    serve_one_request(tmp_path, [], preexec_fn=kill_on_others(allowed_calls()))
+
+
+def serve_one_session(mediator, directory, **options):
+    """vgpu-xen's life with a session that works, and a mediator that is started anew in it."""
+    with registered_host(mediator, [1], shim=build_shim(directory), start=False) as host:
+        os.chown(host.mediator.state / "run/vm1.sock", OWNER, OWNER)
+        host.start(**options)
+        domain = host.start_domain(5, UUIDS[1]).wait_offer()
+        session = domain.open()
+        session.ping()
+        host.mediator.stop_but_keep_workers()
+        after = host.mediator.mark()
+        host.mediator.start()
+        host.mediator.wait_event("link", after=after, vm=1)
+        session.ping()
+        domain.put(session.name, "state", "closing")
+        domain.wait_told(session.name, None)
+        host.stop()
+
+
+@needs_root
+@needs("setpriv")
+def test_the_xen_units_capabilities_are_enough(mediator, tmp_path):
+    kept = kept_capabilities(XEN_UNIT)
+    assert kept == ["dac_override"]
+    serve_one_session(mediator, tmp_path, prefix=[
+        "setpriv", "--no-new-privs", "--inh-caps=-all",
+        "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)])
+
+
+@needs_root
+@needs("systemd-analyze")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
+def test_the_xen_units_system_calls_are_enough(mediator, tmp_path):
+    if is_sanitized():
+        pytest.skip("sanitizers make system calls that the program does not")
+    serve_one_session(mediator, tmp_path, preexec_fn=kill_on_others(allowed_calls(XEN_UNIT)))
 
 
 def test_the_unit_leaves_time_to_finish_an_operation():
@@ -202,21 +254,35 @@ def test_logrotate_understands_its_file(tmp_path):
     assert done.returncode == 0 and "error" not in done.stdout.lower(), done.stdout
 
 
-def complete(*words):
+def complete(program, *words):
     """What bash offers for the last of these words."""
-    line = " ".join(f"'{word}'" for word in words)
-    script = (f"source {PACKAGING}/vgpu-mediator.bash; COMP_WORDS=({line}); "
-              f"COMP_CWORD={len(words) - 1}; _vgpu_mediator; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+    line = " ".join(f"'{word}'" for word in [program, *words])
+    script = (f"source {PACKAGING}/{program}.bash; COMP_WORDS=({line}); "
+              f"COMP_CWORD={len(words)}; _{program.replace('-', '_')}; "
+              f"printf '%s\\n' \"${{COMPREPLY[@]}}\"")
     done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, check=True)
     return sorted(done.stdout.split())
 
 
-def test_completion_offers_every_option_of_the_program():
-    text = subprocess.run([MEDIATOR, "--help"], stdout=subprocess.PIPE, text=True).stdout
+@pytest.mark.parametrize("program, least", [(MEDIATOR, 10), (XEN, 7)],
+                         ids=lambda value: getattr(value, "name", ""))
+def test_completion_offers_every_option_of_the_program(program, least):
+    text = subprocess.run([program, "--help"], stdout=subprocess.PIPE, text=True).stdout
     options = set(re.findall(r"^ .*?(--[a-z-]+)", text, re.MULTILINE))
-    assert len(options) > 10
-    assert complete("vgpu-mediator", "-") == sorted(options)
+    assert len(options) > least
+    assert complete(program.name, "-") == sorted(options)
+
+
+@pytest.mark.parametrize("words, offered", [
+    (["--log-format", ""], ["json", "text"]),
+    (["--log-format", "=", "j"], ["json"]),
+    (["--log-level", "="], ["debug", "error", "info", "warning"]),
+    (["--config", f"{PACKAGING}/mediator.c"], [f"{PACKAGING}/mediator.conf"]),
+    (["--xenbus", f"{PACKAGING}/vgpu-xen.b"], [f"{PACKAGING}/vgpu-xen.bash"]),
+])
+def test_completion_of_vgpu_xen_offers_values(words, offered):
+    assert complete("vgpu-xen", *words) == offered
 
 
 @pytest.mark.parametrize("words, offered", [
