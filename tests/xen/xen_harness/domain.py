@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest of Xen: made with xl in Dom0, commands through its console.
 
-    guest = dom0.domain("pv1", kind="pv", memory_mib=96)
+    guest = dom0.domain("pv1", kind="pv", memory_mib=128)
     guest.boot()                      # create() and wait_ready()
     status, output = guest.run("xenstore-read domid")
     guest.destroy()
@@ -41,7 +41,7 @@ class Domain(Agent):
     append: more words for its kernel.
     config: more lines for xl, e.g. 'on_crash="preserve"'."""
 
-    def __init__(self, dom0, name, kind="pv", memory_mib=96, uuid=None, append="", config=""):
+    def __init__(self, dom0, name, kind="pv", memory_mib=128, uuid=None, append="", config=""):
         super().__init__(name)
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: use one of {KINDS}")
