@@ -6,6 +6,7 @@ test file boots guests of its own and leaves none.
 
     dom0     the Dom0 of this run
     guests   guests["pv"] and guests["pvh"], for one file, booted on first use
+    host     mediator and vgpu-xen in Dom0, which know both as the file's VMS say
     full     the mark of tests that only `make check-xen-full` runs
 """
 
@@ -20,7 +21,7 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "vm"), str(TESTS / "xen")]
 
 from harness import process  # noqa: E402  (the paths come first)
-from xen_harness import Dom0, PackagesMissing, image  # noqa: E402
+from xen_harness import Dom0, Host, PackagesMissing, image  # noqa: E402
 
 # Started in the background of a script Ctrl-C is ignored, by children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,6 +78,18 @@ def guests(dom0, request):
     dom0.destroy_all()
 
 
+@pytest.fixture(scope="module")
+def host(dom0, guests, request):
+    """VMS of the file: {kind: (number, pool, priority)}."""
+    with Host(dom0) as made:
+        for kind, (vm_id, pool, priority) in request.module.VMS.items():
+            made.register(vm_id, guests[kind], pool, priority)
+        made.start()
+        for kind in request.module.VMS:
+            made.wait_offered(guests[kind])
+        yield made
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failed test shows what Xen, Dom0 and the guests said."""
@@ -85,3 +98,6 @@ def pytest_runtest_makereport(item, call):
     used = getattr(item, "funcargs", {}).get("dom0")
     if report.failed and used is not None:
         report.sections.append(("xen", used.report()))
+    used = getattr(item, "funcargs", {}).get("host")
+    if report.failed and used is not None:
+        report.sections.append(("host", used.report()))
