@@ -30,6 +30,7 @@
 #define GNTALLOC "/dev/xen/gntalloc"
 #define TOKEN "vgpu"
 #define CLOSE_TIMEOUT_NS (2 * NS_PER_S)
+#define REASON_TIMEOUT_NS (1 * NS_PER_S)
 
 /* Whole slots of windows of 2, 1 and 1/2 MiB: the first that the kernel gives. */
 static const uint64_t default_slot_bytes[] = {
@@ -320,6 +321,22 @@ static bool await_state(struct xen *xen, int64_t end_ns, char *ret_state, size_t
     }
 }
 
+/* Until the host says of the session that it has ended, or forgets it, or `end_ns`. */
+static void await_end(struct xen *xen, int64_t end_ns)
+{
+    char state[32];
+
+    while (read_key(xen, VGPU_XEN_STATE, state, sizeof(state)) == 0 &&
+           strcmp(state, VGPU_XEN_CONNECTED) == 0 && clock_ns() < end_ns) {
+        struct pollfd wait = {.fd = xen->bus.fd, .events = POLLIN};
+        struct xenbus_event event;
+
+        poll(&wait, 1, 100);
+        while (xenbus_next_event(&xen->bus, &event) > 0)
+            ;
+    }
+}
+
 static int connect_host(struct vgpu_session *session, struct xen *xen, struct vgpu_problem *problem)
 {
     char state[32], pool[4] = "";
@@ -351,11 +368,13 @@ static void xen_ring(struct vgpu_session *session)
     evtchn_notify(xen->events_fd, xen->port);
 }
 
+/* That the broker is gone is seen before vgpu-xen can have written why. */
 static void end_session(struct vgpu_session *session, struct xen *xen)
 {
     char error[300] = "";
 
     xen->is_connected = false;
+    await_end(xen, clock_ns() + REASON_TIMEOUT_NS);
     read_key(xen, VGPU_XEN_ERROR, error, sizeof(error));
     session_end(session, VGPU_PROBLEM_CLOSED,
                 "the Xen host has ended the session%s%s: open a new one", error[0] ? ": " : "",
@@ -421,20 +440,10 @@ static void close_fds(struct vgpu_session *session)
  * answer the kernel keeps the pages until they are let go. */
 static void say_goodbye(struct xen *xen)
 {
-    int64_t end_ns = clock_ns() + CLOSE_TIMEOUT_NS;
-    char state[32] = "", path[XENBUS_PATH_BYTES];
+    char path[XENBUS_PATH_BYTES];
 
-    if (xen->is_connected && write_key(xen, VGPU_XEN_STATE, VGPU_XEN_CLOSING) == 0) {
-        while (read_key(xen, VGPU_XEN_STATE, state, sizeof(state)) == 0 &&
-               strcmp(state, VGPU_XEN_CONNECTED) == 0 && clock_ns() < end_ns) {
-            struct pollfd wait = {.fd = xen->bus.fd, .events = POLLIN};
-            struct xenbus_event event;
-
-            poll(&wait, 1, 100);
-            while (xenbus_next_event(&xen->bus, &event) > 0)
-                ;
-        }
-    }
+    if (xen->is_connected && write_key(xen, VGPU_XEN_STATE, VGPU_XEN_CLOSING) == 0)
+        await_end(xen, clock_ns() + CLOSE_TIMEOUT_NS);
     path_of(xen, VGPU_XEN_FRONTEND, "", path);
     xenbus_remove(&xen->bus, path);
 }
