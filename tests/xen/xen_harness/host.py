@@ -87,8 +87,9 @@ class Service:
         return self.start()
 
     def wait_output(self, text):
-        """In any of its lives."""
-        wait_until(lambda: text in self.output, lambda: f"{text!r} in: {self.output[-2000:]}")
+        """In its life of now."""
+        job = self.lives[-1]
+        wait_until(lambda: text in job.output, lambda: f"{text!r} in: {job.output[-2000:]}")
 
 
 class Host:
