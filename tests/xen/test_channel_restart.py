@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Xen channel while mediator, vgpu-xen, brokers, workers, programs and guests end.
+
+What is left afterwards is counted: processes, nodes of XenStore, and event channels and
+grants as Xen itself counts them.
+"""
+
+import pytest
+
+from xen_harness import Load
+from xen_harness.host import wait_until
+
+VMS = {"pv": (7, "A", "medium"), "pvh": (9, "A", "medium")}
+both_kinds = pytest.mark.parametrize("kind", VMS)
+
+
+@pytest.fixture(autouse=True)
+def idle(host):
+    """Both programs serve; nothing is at work."""
+    for service in [host.mediator, host.watch]:
+        if not service.running():
+            service.start()
+    host.wait_idle()
+
+
+@pytest.fixture
+def load(guests):
+    made = Load(guests["pv"], "pause_ms=20")
+    made.wait_progress()
+    yield made
+    if not made.job.done():
+        made.kill()
+
+
+def check_next_session(guest):
+    assert Load(guest, "rounds=2").wait() == 2
+
+
+def check_no_leftovers(host, guest):
+    wait_until(lambda: host.nodes(guest, "frontend") == host.nodes(guest, "backend") == [],
+               host.report)
+
+
+# --- programs of the host --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_program_goes_on_while_the_mediator_is_started_anew(host, load, end):
+    getattr(host.mediator, end)()
+    host.mediator.start()
+    load.wait_progress(5)
+    assert len(load.sessions()) == 1
+    load.end()
+    assert "lost" not in load.output and "closed" not in load.output
+
+
+def test_the_end_of_vgpu_xen_is_told_and_its_next_life_serves_again(host, guests, load):
+    assert host.watch.stop() == 0
+    assert "vgpu-xen on the host ends" in load.wait_closed()
+    status, output = guests["pv"].run("vgpu-client --channel window 3 4")
+    assert (status, "offers no channel" in output) == (3, True), output
+    host.watch.start()
+    host.wait_offered(guests["pv"])
+    check_next_session(guests["pv"])
+    check_no_leftovers(host, guests["pv"])
+
+
+def test_a_killed_vgpu_xen_ends_its_sessions_and_its_next_life_serves_again(host, guests, load):
+    host.watch.kill()
+    assert "the Xen host has ended the session" in load.wait_closed()
+    wait_until(lambda: not host.brokers(), "the end of the brokers")
+    host.watch.start()
+    check_next_session(guests["pv"])
+
+
+def test_what_a_killed_vgpu_xen_left_in_xenstore_is_removed_by_the_next(host, guests, load):
+    host.watch.kill()
+    load.wait_closed()
+    host.watch.start()
+    check_no_leftovers(host, guests["pv"])
+
+
+def test_a_killed_broker_ends_its_session_with_the_reason(host, guests, load):
+    broker, = host.brokers()
+    host.dom0.check(f"kill -9 {broker}")
+    assert "its broker on the host died" in load.wait_closed()
+    check_next_session(guests["pv"])
+    check_no_leftovers(host, guests["pv"])
+
+
+def test_a_killed_broker_is_nothing_to_another_session(host, guests, load):
+    first, = host.brokers()
+    other = Load(guests["pvh"], "pause_ms=20 seed=2")
+    other.wait_progress()
+    host.dom0.check(f"kill -9 {first}")
+    load.wait_closed()
+    other.wait_progress(5)
+    other.end()
+    assert len(other.sessions()) == 1
+
+
+def test_the_death_of_a_worker_is_device_lost_and_the_session_goes_on(host, load):
+    worker, = host.workers()
+    host.dom0.check(f"kill -9 {worker}")
+    wait_until(lambda: "lost" in load.output or load.job.done(), lambda: load.output[-400:])
+    load.wait_progress(5)
+    assert len(load.sessions()) == 1
+    load.end()
+
+
+# --- guests ------------------------------------------------------------------------------
+
+
+@both_kinds
+def test_a_killed_program_leaves_nothing(host, guests, kind):
+    before = host.counts()
+    loads = [Load(guests[kind], f"seed={seed}") for seed in (1, 2)]
+    for load in loads:
+        load.wait_progress()
+        load.kill()
+    host.wait_counts(before)
+    check_no_leftovers(host, guests[kind])
+    check_next_session(guests[kind])
+
+
+def destroy_under_load(host, dom0, guest, number):
+    """Returns when Dom0 has given back all that this guest had."""
+    before = host.counts()
+    host.register(number, guest)
+    guest.boot()
+    host.wait_offered(guest)
+    loads = [Load(guest, f"seed={seed}") for seed in (1, 2)]
+    for load in loads:
+        load.wait_progress()
+    assert len(host.brokers()) == 2
+    guest.destroy()
+    host.watch.wait_output(f"domain {guest.id} (vm {number}) is gone")
+    host.wait_counts(before)
+    assert f"({guest.id})" not in dom0.check("xl list")
+
+
+def test_a_guest_that_is_destroyed_under_load_leaves_nothing(dom0, host):
+    destroy_under_load(host, dom0, dom0.domain("doomed-pv", kind="pv"), 21)
