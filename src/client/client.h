@@ -259,6 +259,12 @@ int identity_from(const struct options *options, const struct device_list *list,
 /* Why files: what the device says, unless it could have a window. */
 void identity_explain(struct identity *identity, const char *reason);
 
+/* A session by another way than the device (pages granted under Xen) is to be the same VM's
+ * as the device's registers say, where there is a device: `text` tells in words what was
+ * compared, also when there was nothing.  Fails when they do not agree. */
+int identity_compare(const struct device_list *list, uint32_t vm_id, char *text, size_t bytes,
+                     struct failure *failure);
+
 bool identity_needs_device(const struct options *options);
 void identity_print(const struct identity *identity, FILE *out);
 void identity_json(const struct identity *identity, struct json *json);
@@ -437,6 +443,7 @@ struct window {
     struct vgpu_session *session; /* NULL: files are to be used */
     struct vgpu_session_info info;
     char reason[512];       /* why this channel, or why not the window */
+    char identity[256];     /* granted pages: what the device's registers say beside; or "" */
     enum failure_code code; /* of that, where a window was tried */
 };
 

@@ -105,6 +105,44 @@ int identity_find(const struct options *options, struct identity *ret_identity,
     return result;
 }
 
+static int disagree(const struct device *device, uint32_t vm_id, struct failure *failure)
+{
+    uint32_t said = device_register(device, VGPU_REG_VM_ID);
+
+    failure_set(failure, FAILURE_DEVICE_VALUES,
+                "device %s says that this is vm %u, but the host takes these pages for vm %u's",
+                device->address, said, vm_id);
+    return failure_remedy(failure,
+                          "on the host: `vgpu-admin show-vm %u` and `vgpu-admin show-vm %u` tell "
+                          "which is right; a new number counts from the VM's next start",
+                          said, vm_id);
+}
+
+int identity_compare(const struct device_list *list, uint32_t vm_id, char *text, size_t bytes,
+                     struct failure *failure)
+{
+    const struct device *other = NULL;
+    bool is_denied = false;
+
+    for (unsigned i = 0; i < list->count; i++) {
+        const struct device *device = &list->devices[i];
+
+        is_denied |= device->denied;
+        if (!device->usable)
+            continue;
+        if (device_register(device, VGPU_REG_VM_ID) == vm_id) {
+            snprintf(text, bytes, "device %s says vm %u too", device->address, vm_id);
+            return 0;
+        }
+        other = device;
+    }
+    if (other)
+        return disagree(other, vm_id, failure);
+    snprintf(text, bytes, "%s; the host's word alone",
+             is_denied ? "this user may not read the device's registers" : "no device here");
+    return 0;
+}
+
 void identity_explain(struct identity *identity, const char *reason)
 {
     if (!identity->has_device)

@@ -100,6 +100,24 @@ static void set_alarm(int64_t ns)
     setitimer(ITIMER_REAL, ns ? &when : &(const struct itimerval){0}, NULL);
 }
 
+/* Of an HVM guest, which has a device without a window beside the pages that it grants. */
+static int check_identity(const struct options *options, struct window *window,
+                          struct failure *failure)
+{
+    struct device_list *list = calloc(1, sizeof(*list));
+    struct failure no_bus;
+    int result;
+
+    if (!list)
+        return failure_set(failure, FAILURE_SYSTEM, "out of memory");
+    /* A PV guest may have no PCI bus to look at: then there is no device. */
+    device_scan(options->sysfs, NULL, list, &no_bus);
+    result = identity_compare(list, window->info.vm_id, window->identity, sizeof(window->identity),
+                              failure);
+    free(list);
+    return result;
+}
+
 int window_open(const struct options *options, struct window *ret_window, struct failure *failure)
 {
     struct vgpu_options way = VGPU_OPTIONS_DEFAULT;
@@ -123,6 +141,11 @@ int window_open(const struct options *options, struct window *ret_window, struct
     if (result < 0)
         return window_failure(&problem, failure);
     vgpu_session_info(window.session, &window.info);
+    if (window.info.transport == VGPU_TRANSPORT_XEN &&
+        check_identity(options, &window, failure) < 0) {
+        window_close(&window);
+        return -1;
+    }
     *ret_window = window;
     return 0;
 }
@@ -147,8 +170,9 @@ int window_choose(const struct options *options, struct window *ret_window, stru
         snprintf(window.reason, sizeof(window.reason), "%s was given", option);
     } else if (window_open(options, &window, failure) == 0) {
         snprintf(window.reason, sizeof(window.reason), "%s", why_window(options));
-    } else if (options->channel == CHANNEL_WINDOW || options->socket) {
-        return -1;
+    } else if (options->channel == CHANNEL_WINDOW || options->socket ||
+               failure->code == FAILURE_DEVICE_VALUES) {
+        return -1; /* who does not know who it is asks nobody */
     } else {
         window.code = failure->code;
         snprintf(window.reason, sizeof(window.reason), "no window: %.400s", failure->text);
@@ -181,6 +205,8 @@ void window_print(const struct window *window, FILE *out)
     fprintf(out, "channel  %s of %.1f MiB, %s, %s (%s)\n", is_xen ? "granted pages" : "window",
             (double)info->slot_bytes / (1 << 20), transport, info->cached ? "cached" : "uncached",
             window->reason);
+    if (window->identity[0])
+        fprintf(out, "identity %s\n", window->identity);
 }
 
 void window_json(const struct window *window, struct json *json)
@@ -212,6 +238,8 @@ void window_json_channel(const struct window *window, struct json *json)
     json_integer(json, "generation", info->generation);
     json_bool(json, "cached", info->cached);
     json_string(json, "reason", window->reason);
+    if (window->identity[0])
+        json_string(json, "identity", window->identity);
     json_close(json, '}');
 }
 

@@ -246,6 +246,72 @@ static void every_failure_has_a_name_of_its_own(void **state)
     }
 }
 
+/* A device whose registers name a VM; 0: one that cannot be read. */
+static void add_device(struct device_list *list, uint32_t vm_id)
+{
+    struct device *device = &list->devices[list->count++];
+
+    snprintf(device->address, sizeof(device->address), "0000:00:0%u.0", list->count);
+    device->usable = vm_id > 0;
+    device->denied = vm_id == 0;
+    device->registers[VGPU_REG_VM_ID / 4] = vm_id;
+}
+
+static int compare(const uint32_t vm_ids[2], uint32_t served, char text[256],
+                   struct failure *failure)
+{
+    struct device_list *list = calloc(1, sizeof(*list));
+    int result;
+
+    assert_non_null(list);
+    for (int i = 0; i < 2; i++) {
+        if (vm_ids[i] != UINT32_MAX)
+            add_device(list, vm_ids[i]);
+    }
+    result = identity_compare(list, served, text, 256, failure);
+    free(list);
+    return result;
+}
+
+static void a_device_that_names_another_vm_than_the_host_is_an_error(void **state)
+{
+    struct failure failure = {0};
+    char text[256];
+
+    (void)state;
+    assert_int_equal(compare((uint32_t[]){7, UINT32_MAX}, 9, text, &failure), -1);
+    assert_int_equal(failure.code, FAILURE_DEVICE_VALUES);
+    assert_non_null(strstr(failure.text, "0000:00:01.0 says that this is vm 7"));
+    assert_non_null(strstr(failure.text, "for vm 9's"));
+    assert_non_null(strstr(failure.remedy, "vgpu-admin show-vm 9"));
+}
+
+static void a_device_that_names_the_same_vm_is_said_to(void **state)
+{
+    struct failure failure = {0};
+    char text[256];
+
+    (void)state;
+    assert_int_equal(compare((uint32_t[]){7, UINT32_MAX}, 7, text, &failure), 0);
+    assert_string_equal(text, "device 0000:00:01.0 says vm 7 too");
+    /* Of two, one is for another channel. */
+    assert_int_equal(compare((uint32_t[]){3, 7}, 7, text, &failure), 0);
+    assert_string_equal(text, "device 0000:00:02.0 says vm 7 too");
+}
+
+static void without_a_device_to_compare_the_host_is_believed_and_it_is_said(void **state)
+{
+    struct failure failure = {0};
+    char text[256];
+
+    (void)state;
+    assert_int_equal(compare((uint32_t[]){UINT32_MAX, UINT32_MAX}, 7, text, &failure), 0);
+    assert_string_equal(text, "no device here; the host's word alone");
+    assert_int_equal(compare((uint32_t[]){0, UINT32_MAX}, 7, text, &failure), 0);
+    assert_string_equal(text,
+                        "this user may not read the device's registers; the host's word alone");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +326,9 @@ int main(void)
         cmocka_unit_test(errors_are_sorted_by_what_to_do),
         cmocka_unit_test(a_path_lies_on_its_deepest_and_latest_mount),
         cmocka_unit_test(every_failure_has_a_name_of_its_own),
+        cmocka_unit_test(a_device_that_names_another_vm_than_the_host_is_an_error),
+        cmocka_unit_test(a_device_that_names_the_same_vm_is_said_to),
+        cmocka_unit_test(without_a_device_to_compare_the_host_is_believed_and_it_is_said),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
