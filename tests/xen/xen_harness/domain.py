@@ -20,7 +20,7 @@ from harness.agent import Agent, GuestError
 from . import files
 from .files import STEP_TIMEOUT_S
 
-KINDS = ("pv", "pvh")
+KINDS = ("pv", "pvh", "hvm")
 BOOT_TIMEOUT_S = 240
 POLL_S = 0.2
 NOISE_LINES = 40
@@ -37,11 +37,14 @@ kill $up"""
 
 
 class Domain(Agent):
-    """kind:   "pv" or "pvh".          uuid: None: a new one.
+    """kind:   "pv", "pvh", or "hvm" (needs `scripts/build-qemu --xen`).
+    uuid:   None: a new one.
     append: more words for its kernel.
-    config: more lines for xl, e.g. 'on_crash="preserve"'."""
+    config: more lines for xl, e.g. 'on_crash="preserve"'.
+    device: its vgpu-stub's properties, e.g. "vm_id=7,pool_id=A"; "hvm" only."""
 
-    def __init__(self, dom0, name, kind="pv", memory_mib=128, uuid=None, append="", config=""):
+    def __init__(self, dom0, name, kind="pv", memory_mib=128, uuid=None, append="", config="",
+                 device=None):
         super().__init__(name)
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: use one of {KINDS}")
@@ -51,6 +54,7 @@ class Domain(Agent):
         self.uuid = str(uuid or uuids.uuid4())
         self.append = append
         self.config = config
+        self.device = device
         self.id = None
         self.noise = []  # lines on its console that are no agent's
         self._port = None
@@ -60,10 +64,18 @@ class Domain(Agent):
     # --- life ---------------------------------------------------------------
 
     def config_text(self):
-        return (f'name="{self.name}"\ntype="{self.kind}"\nuuid="{self.uuid}"\n'
-                f'memory={self.memory_mib}\nvcpus=1\nkernel="/guest/vmlinux"\n'
+        kernel = "/guest/vmlinuz" if self.kind == "hvm" else "/guest/vmlinux"
+        text = (f'name="{self.name}"\ntype="{self.kind}"\nuuid="{self.uuid}"\n'
+                f'memory={self.memory_mib}\nvcpus=1\nkernel="{kernel}"\n'
                 'ramdisk="/guest/initramfs.cpio"\n'
                 f'extra="{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}"\n{self.config}\n')
+        return text + (self._hvm_text() if self.kind == "hvm" else "")
+
+    def _hvm_text(self):
+        words = ["-device", f"vgpu-stub,{self.device}"] if self.device else []
+        quoted = ", ".join(f'"{word}"' for word in words)
+        return ('device_model_override="/usr/bin/qemu-system-i386"\nvga="none"\nvnc=0\nusb=0\n'
+                f'device_model_args_hvm=[{quoted}]\n')
 
     def create(self):
         """Its processor runs when this returns; its kernel may not yet."""

@@ -2,7 +2,8 @@
 """What Dom0 and its guests boot.
 
 Dom0's initramfs: busybox, Xen's tools, our programs as far as they are built, and in
-/guest/ the kernel and the initramfs of its guests.  The guests' initramfs: busybox,
+/guest/ the kernel and the initramfs of its guests; and what HVM guests need, once
+`scripts/build-qemu --xen` has made their device model.  The guests' initramfs: busybox,
 xenstore's tools, vgpu-client, libvgpu, tests/xen/load.c, the helpers of tests/xen/guest/
 (each .c one static program) and of tests/vm/guest/agent.c.  Both are named by what is in
 them, so a changed program makes a new one.
@@ -29,6 +30,8 @@ GUEST_PROGRAMS = ["src/client/vgpu-client", "tests/xen/vgpu-xen-load"]
 LIBRARY = "lib/libvgpu.so.1"
 # Opened at run time, so no list of libraries names it: threads end with its help.
 UNWINDER = "lib/x86_64-linux-gnu/libgcc_s.so.1"
+HVMLOADER = "usr/lib/xen-4.17/boot/hvmloader"
+SEABIOS = "usr/share/seabios/bios-256k.bin"
 KEEP = 2  # each of Dom0's is 100 MB
 
 
@@ -51,7 +54,33 @@ def get(progress=lambda text: None):
         dom0 = _dom0_contents(taken, helpers)
         dom0["guest/vmlinux"] = (0o644, taken.vmlinux.read_bytes())
         dom0["guest/initramfs.cpio"] = (0o644, guest.read_bytes())
+        dom0.update(_device_model(taken))
         return Image(taken, image.initramfs(taken.root, dom0, progress, "dom0", KEEP))
+
+
+def has_device_model():
+    """Whether HVM guests can be had: their QEMU with the device is built."""
+    return _find_device_model() is not None
+
+
+def _find_device_model():
+    done = subprocess.run([paths.REPOSITORY / "scripts/build-qemu", "--xen", "--find"], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return pathlib.Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
+def _device_model(taken):
+    """QEMU with its firmware, and what Xen itself loads into an HVM guest."""
+    program = _find_device_model()
+    if program is None:
+        return {}
+    entries = image.with_libraries(program)
+    for file in sorted((program.parents[1] / "share/qemu").iterdir()):
+        entries[f"usr/share/qemu/{file.name}"] = (0o644, file.read_bytes())
+    entries[HVMLOADER] = (0o755, taken.file(HVMLOADER).read_bytes())
+    entries[SEABIOS] = (0o644, pathlib.Path("/", SEABIOS).read_bytes())
+    entries["guest/vmlinuz"] = (0o644, (taken.root / "vmlinuz").read_bytes())
+    return entries
 
 
 def _guest_contents(taken, helpers):
