@@ -7,6 +7,7 @@ test file boots guests of its own and leaves none.
     dom0     the Dom0 of this run
     guests   guests["pv"] and guests["pvh"], for one file, booted on first use
     host     mediator and vgpu-xen in Dom0, which know both as the file's VMS say
+    summary  summary(text): one line for the end of the run, and for the JUnit file
     full     the mark of tests that only `make check-xen-full` runs
 """
 
@@ -88,6 +89,18 @@ def host(dom0, guests, request):
         for kind in request.module.VMS:
             made.wait_offered(guests[kind])
         yield made
+
+
+@pytest.fixture
+def summary(record_property):
+    return lambda text: record_property("summary", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {text}")
 
 
 @pytest.hookimpl(hookwrapper=True)

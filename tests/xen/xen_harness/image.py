@@ -4,9 +4,9 @@
 Dom0's initramfs: busybox, Xen's tools, our programs as far as they are built, and in
 /guest/ the kernel and the initramfs of its guests; and what HVM guests need, once
 `scripts/build-qemu --xen` has made their device model.  The guests' initramfs: busybox,
-xenstore's tools, vgpu-client, libvgpu, tests/xen/load.c, the helpers of tests/xen/guest/
-(each .c one static program) and of tests/vm/guest/agent.c.  Both are named by what is in
-them, so a changed program makes a new one.
+xenstore's tools, vgpu-client, libvgpu, tests/xen/load.c and vchan.c, the helpers of
+tests/xen/guest/ (each .c one static program) and of tests/vm/guest/agent.c.  Both are
+named by what is in them, so a changed program makes a new one.
 """
 
 import functools
@@ -25,8 +25,8 @@ XEN_PROGRAMS = ["usr/lib/xen-4.17/bin/xl", "usr/lib/xen-4.17/bin/xenstored",
 XENSTORE_PROGRAMS = [f"usr/bin/xenstore-{verb}" for verb in
                      ["chmod", "exists", "list", "ls", "read", "rm", "watch", "write"]]
 OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin-host",
-                "src/xen/vgpu-xen", "src/client/vgpu-client"]
-GUEST_PROGRAMS = ["src/client/vgpu-client", "tests/xen/vgpu-xen-load"]
+                "src/xen/vgpu-xen", "src/client/vgpu-client", "tests/xen/vgpu-vchan"]
+GUEST_PROGRAMS = ["src/client/vgpu-client", "tests/xen/vgpu-xen-load", "tests/xen/vgpu-vchan"]
 LIBRARY = "lib/libvgpu.so.1"
 # Opened at run time, so no list of libraries names it: threads end with its help.
 UNWINDER = "lib/x86_64-linux-gnu/libgcc_s.so.1"
