@@ -147,8 +147,7 @@ static int tell_connected(struct broker *broker)
 static void close_all(struct broker *broker)
 {
     vgpu_close(broker->session);
-    if (broker->grants.memory)
-        core_show_state(&broker->core, VGPU_SESSION_CLOSED);
+    core_show_state(&broker->core, VGPU_SESSION_CLOSED);
     xen_grants_unmap(&broker->grants);
     fd_close(&broker->events_fd);
 }

@@ -33,7 +33,8 @@ static struct vgpu_completion *completions_of(uint8_t *slot)
 
 void core_show_state(struct core *core, uint32_t state)
 {
-    __atomic_store_n(&control_of_host(core->guest)->state, state, __ATOMIC_RELEASE);
+    if (core->guest)
+        __atomic_store_n(&control_of_host(core->guest)->state, state, __ATOMIC_RELEASE);
 }
 
 static int cannot_be(struct core *core, const char *what, uint32_t value, uint32_t own)

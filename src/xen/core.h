@@ -102,7 +102,7 @@ int core_round(struct core *core, struct core_work *ret_work);
  * While core->waits_for_room a sleep must be short. */
 bool core_arm(struct core *core);
 
-/* Shows the guest a state (VGPU_SESSION_*), e.g. at the end. */
+/* Shows the guest a state (VGPU_SESSION_*), e.g. at the end; nothing before core_open(). */
 void core_show_state(struct core *core, uint32_t state);
 
 #endif /* VGPU_XEN_CORE_H */

@@ -634,6 +634,16 @@ static void a_guest_that_writes_anything_reaches_nothing_outside(void **state)
     assert_true(faults > 0);
 }
 
+/* A broker whose guest has granted pages, and whose VM's socket nobody serves. */
+static void a_core_that_was_never_opened_shows_nothing(void **state)
+{
+    struct core core = {0};
+
+    (void)state;
+    core_show_state(&core, VGPU_SESSION_CLOSED);
+    assert_null(core.guest);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, open_rig, close_rig)
 
 int main(void)
@@ -667,6 +677,7 @@ int main(void)
         CASE(each_side_is_told_when_it_asked_and_only_then),
         CASE(who_arms_is_told_of_what_came_meanwhile),
         CASE(a_guest_that_writes_anything_reaches_nothing_outside),
+        cmocka_unit_test(a_core_that_was_never_opened_shows_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
