@@ -17,6 +17,7 @@
 
 /* As the C library declares it; the dynamic linker gives libuv this one.  Not instrumented:
  * a library may call it before the sanitizer has begun. */
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 __attribute__((no_sanitize("thread"))) long syscall(long number, ...)
 {
     long (*next)(long, ...);
