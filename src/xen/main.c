@@ -5,6 +5,7 @@
 #include "xenbus.h"
 
 #include <argp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "vgpu-xen: %s\n", error.message);
         return EXIT_FAILURE;
     }
+    signal(SIGPIPE, SIG_IGN); /* a XenStore that goes is an error like others */
     result = watch_run(&arguments.watch, &error);
     if (result < 0)
         log_error("%s", error.message);

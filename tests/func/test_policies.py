@@ -3,6 +3,7 @@
 
 With VGPU_TEST_GPU=1 it is the GPU of this host that is shared by weight, priority and turn."""
 
+import itertools
 import time
 
 import pytest
@@ -247,6 +248,15 @@ def test_the_shortest_grant_counts_at_once(mediator, peer):
     m = mediator(channel="window", grant_ops=4096, grant_us=1000000,
                  pools={"A": "cpu\npolicy = wfq\ndemand = yes"},
                  vms={vm: ("A", LOW) for vm in (1, 2, 3, 4, 9)})
-    assert work_together(m, *[peer(m, vm).open(0) for vm in (1, 2)]) < 10
+
+    def first_turn(*vms):
+        """How many operations run before the VM changes.  Later turns are as long as was
+        learned, and one operation that a busy host holds up teaches much."""
+        before = len(m.executions())
+        work_together(m, *[peer(m, vm).open(0) for vm in vms])
+        ran = [vm for vm, _ in m.executions()[before:] if vm in vms]
+        return len(list(itertools.takewhile(lambda vm: vm == ran[0], ran)))
+
+    assert first_turn(1, 2) > 4
     rule(m, grant_min_us=10)
-    assert work_together(m, *[peer(m, vm).open(0) for vm in (3, 4)]) >= 12
+    assert first_turn(3, 4) <= 2
