@@ -173,8 +173,18 @@ static void sync_directory(struct share *share)
     close(fd);
 }
 
-/* A rename that failed on the wire may have happened all the same.  Then its
- * source is gone, and sending again would run the request twice. */
+/* Whether a rename that found no file was done before.  We have just written its source,
+ * so without it there are two cases: the directory is gone, or the server did the rename
+ * and could not say so.  It may be the kernel that asked again: a hard mount does that by
+ * itself when the server was restarted in between.  Sending again would run the request
+ * twice. */
+static bool was_renamed(const struct share *share)
+{
+    struct stat info;
+
+    return share->renaming || stat(share->request->directory, &info) == 0;
+}
+
 static enum share_result send_by_rename(struct share *share)
 {
     enum share_result result;
@@ -185,8 +195,9 @@ static enum share_result send_by_rename(struct share *share)
         if (result != SHARE_DONE)
             return result;
     }
-    if (rename(share->temporary_path, share->request_path) == 0 ||
-        (share->renaming && errno == ENOENT))
+    if (rename(share->temporary_path, share->request_path) == 0)
+        return SHARE_DONE;
+    if (errno == ENOENT && was_renamed(share))
         return SHARE_DONE;
     share->renaming = share_is_transient(errno);
     return classify(share, "rename a temporary file to", share->request_path);

@@ -6,8 +6,10 @@
  *
  * The first `count` calls of the operation on a file whose path ends in `name`
  * fail with errno `action`, or `hang` for ever, or `late`: do what was asked
- * and fail with EIO all the same, as when an answer is lost on the wire.  A write
- * that is `taken` succeeds, and the file is empty at once, as by a quick mediator.
+ * and fail with EIO all the same, as when an answer is lost on the wire.  `repeated`
+ * is done and fails with ENOENT: a kernel that lost the answer asked again by itself.
+ * Before what goes `away`, its directory does.  A write that is `taken` succeeds, and
+ * the file is empty at once, as by a quick mediator.
  * VGPU_SHIM_CLOCK_S is added to the clock of the day.
  */
 #include <dlfcn.h>
@@ -25,7 +27,7 @@
 
 #define RULES_MAX 16
 
-enum verdict { PASS, FAIL, LATE, TAKEN };
+enum verdict { PASS, FAIL, LATE, REPEATED, TAKEN };
 
 static struct rule {
     char operation[16], name[64], action[16];
@@ -56,6 +58,17 @@ static bool ends_in(const char *path, const char *name)
     return path_bytes >= name_bytes && strcmp(path + path_bytes - name_bytes, name) == 0;
 }
 
+/* The directory of `path` gets another name. */
+static void move_directory(const char *path)
+{
+    char from[PATH_MAX], to[PATH_MAX];
+
+    snprintf(from, sizeof(from), "%.*s", (int)(strrchr(path, '/') - path), path);
+    snprintf(to, sizeof(to), "%.4000s.away", from);
+    if (rename(from, to) < 0)
+        abort();
+}
+
 static enum verdict judge(const char *operation, const char *path)
 {
     for (int i = 0; i < rule_count; i++) {
@@ -69,8 +82,14 @@ static enum verdict judge(const char *operation, const char *path)
             pause();
         if (strcmp(rule->action, "late") == 0)
             return LATE;
+        if (strcmp(rule->action, "repeated") == 0)
+            return REPEATED;
         if (strcmp(rule->action, "taken") == 0)
             return TAKEN;
+        if (strcmp(rule->action, "away") == 0) {
+            move_directory(path);
+            return PASS;
+        }
         errno = atoi(rule->action);
         return FAIL;
     }
@@ -99,9 +118,9 @@ static enum verdict judge_fd(const char *operation, int fd)
         if (judged == FAIL)                                                                        \
             return -1;                                                                             \
         result = next arguments;                                                                   \
-        if (judged != LATE)                                                                        \
+        if (judged != LATE && judged != REPEATED)                                                  \
             return result;                                                                         \
-        errno = EIO;                                                                               \
+        errno = judged == LATE ? EIO : ENOENT;                                                     \
         return -1;                                                                                 \
     } while (0)
 

@@ -159,6 +159,19 @@ def test_a_rename_whose_answer_was_lost_is_not_repeated(guest, shim):
     assert done["exit_code"] == 0 and lines == ["A:2:100:VECTOR_ADD"]
 
 
+def test_a_rename_that_the_kernel_sent_twice_was_done(guest, shim):
+    """A server that was killed had done it and not said so; the next one finds no such file."""
+    done, lines = exchange(guest, shim, ["rename,request.txt,repeated,1"])
+    assert done["exit_code"] == 0 and lines == ["A:2:100:VECTOR_ADD"]
+
+
+def test_a_directory_that_goes_before_the_rename_is_missing(guest, shim):
+    error = guest.run("--json", *RESPONDING, shim=shim,
+                      rules=["rename,request.txt,away,1"]).json["error"]
+    assert error["code"] == "share-missing"
+    assert str(guest.request) in error["text"]
+
+
 def test_a_rename_whose_answer_was_lost_is_withdrawn_all_the_same(guest, shim):
     rules = ["rename,request.txt,late,1", f"rename,request.txt,{errno.EIO},{ALWAYS}"]
     error = guest.run("--json", *SILENT, shim=shim, rules=rules).json["error"]
