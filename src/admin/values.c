@@ -8,8 +8,6 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,54 +53,16 @@ int value_channels(const char *text, uint32_t *ret_channels, struct vgpu_error *
     return 0;
 }
 
-static bool find_user(const char *text, int64_t *ret_uid, int64_t *ret_gid)
-{
-    const struct passwd *user;
-    uint64_t id;
-
-    if (text_parse_u64(text, 0, UINT32_MAX - 1, &id)) {
-        *ret_uid = *ret_gid = (int64_t)id;
-        return true;
-    }
-    user = getpwnam(text);
-    if (!user)
-        return false;
-    *ret_uid = user->pw_uid;
-    *ret_gid = user->pw_gid;
-    return true;
-}
-
-static bool find_group(const char *text, int64_t *ret_gid)
-{
-    const struct group *group;
-    uint64_t id;
-
-    if (text_parse_u64(text, 0, UINT32_MAX - 1, &id)) {
-        *ret_gid = (int64_t)id;
-        return true;
-    }
-    group = getgrnam(text);
-    if (!group)
-        return false;
-    *ret_gid = group->gr_gid;
-    return true;
-}
-
 int value_owner(const char *text, int64_t *ret_uid, int64_t *ret_gid, struct vgpu_error *error)
 {
-    int64_t uid, gid;
-    char copy[128], *colon;
+    uid_t uid;
+    gid_t gid;
 
     if (strcmp(text, "default") == 0) {
         *ret_uid = *ret_gid = -1;
         return 0;
     }
-    text_copy(copy, sizeof(copy), text);
-    colon = strchr(copy, ':');
-    if (colon)
-        *colon++ = '\0';
-    if (strlen(text) >= sizeof(copy) || !find_user(copy, &uid, &gid) ||
-        (colon && !find_group(colon, &gid)))
+    if (!account_parse_owner(text, &uid, &gid))
         return bad(error, text,
                    "user or user:group, by name or number, that exists on this host, or default");
     if (uid == 0 || gid == 0)

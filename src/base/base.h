@@ -83,6 +83,17 @@ int fd_make_directories(const char *path, mode_t mode, struct vgpu_error *error)
  * returns.  -1 with errno. */
 int fd_sync_parent(const char *path);
 
+/* --- accounts (account.c) --------------------------------------------------- */
+
+/* "GROUP", by name or decimal number; a number need not exist on this host.  False: no
+ * such group.  Like getgrnam(), for one thread at a time. */
+bool account_parse_group(const char *text, gid_t *ret_gid);
+
+/* "USER" or "USER:GROUP", each by name or number.  Without a group: that of the user, of a
+ * number the same number.  False: no such user or group, nothing is changed.  One thread
+ * at a time. */
+bool account_parse_owner(const char *text, uid_t *ret_uid, gid_t *ret_gid);
+
 /* --- text (text.c) --------------------------------------------------------- */
 
 /* Parses a whole decimal number without sign or blanks, min..max. */

@@ -7,7 +7,6 @@
 #include "mediator/mediator.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <ini.h>
 #include <pwd.h>
 #include <stddef.h>
@@ -481,55 +480,11 @@ static int set_pool_key(struct config_pool *pool, size_t key, const char *value,
     }
 }
 
-static bool find_user(const char *text, uid_t *ret_uid, gid_t *ret_gid)
-{
-    const struct passwd *user;
-    uint64_t id;
-
-    if (text_parse_u64(text, 0, UINT32_MAX - 1, &id)) {
-        *ret_uid = (uid_t)id;
-        *ret_gid = (gid_t)id;
-        return true;
-    }
-    user = getpwnam(text);
-    if (!user)
-        return false;
-    *ret_uid = user->pw_uid;
-    *ret_gid = user->pw_gid;
-    return true;
-}
-
-static bool find_group(const char *text, gid_t *ret_gid)
-{
-    const struct group *group;
-    uint64_t id;
-
-    if (text_parse_u64(text, 0, UINT32_MAX - 1, &id)) {
-        *ret_gid = (gid_t)id;
-        return true;
-    }
-    group = getgrnam(text);
-    if (group)
-        *ret_gid = group->gr_gid;
-    return group != NULL;
-}
-
 static int set_owner(struct config_vm *vm, const char *value, struct vgpu_error *error)
 {
-    char text[128];
-    char *colon;
-    uid_t uid = (uid_t)-1;
-    gid_t gid = (gid_t)-1;
-
-    text_copy(text, sizeof(text), value);
-    colon = strchr(text, ':');
-    if (colon)
-        *colon++ = '\0';
-    if (!find_user(text, &uid, &gid) || (colon && !find_group(colon, &gid)))
+    if (!account_parse_owner(value, &vm->owner_uid, &vm->owner_gid))
         return bad_value(error, "owner", value,
                          "user or user:group, by name or number, that exists on this host");
-    vm->owner_uid = uid;
-    vm->owner_gid = gid;
     return 0;
 }
 

@@ -20,7 +20,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -594,17 +593,6 @@ static void on_server(uv_poll_t *poll, int status, int events)
 /* --- start and stop
  * ------------------------------------------------------------------------------------ */
 
-static gid_t find_group(const char *name)
-{
-    const struct group *group;
-    uint64_t id;
-
-    if (text_parse_u64(name, 0, UINT32_MAX - 1, &id))
-        return (gid_t)id;
-    group = getgrnam(name);
-    return group ? group->gr_gid : (gid_t)-1;
-}
-
 /* Owner and mode are right before the name is: nobody connects in between. */
 static int put_in_place(struct control_server *server, const char *made, struct vgpu_error *error)
 {
@@ -663,7 +651,8 @@ int control_server_start(struct mediator *mediator, struct vgpu_error *error)
         return error_set(error, ENOMEM, "no memory for the control socket");
     server->mediator = mediator;
     server->fd = -1;
-    server->group = find_group(mediator->config->control_group);
+    if (!account_parse_group(mediator->config->control_group, &server->group))
+        server->group = (gid_t)-1;
     snprintf(server->path, sizeof(server->path), "%s/%s", mediator->config->run_dir,
              CONTROL_SOCKET_NAME);
     LIST_INIT(&server->connections);

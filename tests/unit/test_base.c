@@ -114,6 +114,44 @@ static void error_cuts_what_is_too_long(void **state)
     assert_int_equal(strlen(error.message), VGPU_ERROR_BYTES - 1);
 }
 
+/* --- accounts ---------------------------------------------------------------------------- */
+
+static void owners_are_names_or_numbers(void **state)
+{
+    uid_t uid = 1;
+    gid_t gid = 1;
+
+    (void)state;
+    assert_true(account_parse_owner("root", &uid, &gid));
+    assert_int_equal(uid, 0);
+    assert_int_equal(gid, 0);
+    assert_true(account_parse_owner("100007", &uid, &gid));
+    assert_int_equal(uid, 100007);
+    assert_int_equal(gid, 100007);
+    assert_true(account_parse_owner("100007:root", &uid, &gid));
+    assert_int_equal(uid, 100007);
+    assert_int_equal(gid, 0);
+}
+
+static void an_owner_that_is_not_there_changes_nothing(void **state)
+{
+    char huge[300];
+    const char *const wrong[] = {
+        "",      ":", "nobody-has-this-name", "0:no-such-group", "-1", "4294967295", "7:",
+        "0:0:0", huge};
+    uid_t uid = 5;
+    gid_t gid = 6;
+
+    (void)state;
+    memset(huge, '1', sizeof(huge) - 1);
+    huge[sizeof(huge) - 1] = '\0';
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_false(account_parse_owner(wrong[i], &uid, &gid));
+    assert_false(account_parse_group("no-such-group", &gid));
+    assert_int_equal(uid, 5);
+    assert_int_equal(gid, 6);
+}
+
 static void numbers_are_decimal_whole_and_in_range(void **state)
 {
     uint64_t value = 7;
@@ -415,6 +453,8 @@ int main(void)
         cmocka_unit_test(error_keeps_code_and_message),
         cmocka_unit_test(error_from_errno_names_the_cause),
         cmocka_unit_test(error_cuts_what_is_too_long),
+        cmocka_unit_test(owners_are_names_or_numbers),
+        cmocka_unit_test(an_owner_that_is_not_there_changes_nothing),
         cmocka_unit_test(numbers_are_decimal_whole_and_in_range),
         cmocka_unit_test(escaping_shows_every_byte_and_never_overflows),
         cmocka_unit_test(a_word_of_a_list_is_found_by_its_number),
