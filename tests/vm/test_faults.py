@@ -112,6 +112,12 @@ def test_a_mediator_that_comes_late_serves_who_waits(lab):
     assert answer_fits(request.command, request.answer)
 
 
+def restart_nfs(lab, kill):
+    lab.nfs.stop(kill)
+    time.sleep(1)
+    lab.nfs.start()
+
+
 @pytest.mark.parametrize("mount", ["hard", "soft"])
 def test_an_nfs_server_that_goes_away_under_load_costs_no_request(lab, mount):
     lab.boot()
@@ -119,12 +125,16 @@ def test_an_nfs_server_that_goes_away_under_load_costs_no_request(lab, mount):
         lab.remount(vm, hard=mount == "hard")
     count = 25
     mediator = lab.start_mediator()
+    begin = mediator.mark()
     jobs = load(lab, count)
-    for kill in [False, True]:
-        mediator.wait_event("process", after=mediator.mark(), timeout=240)
-        lab.nfs.stop(kill)
-        time.sleep(1)
-        lab.nfs.start()
+    mediator.wait_event("process", after=begin, timeout=240)
+    restart_nfs(lab, kill=False)
+    # Each kernel is through with its recovery: Linux 6.1's was seen to wait for ever when
+    # this server went again in the middle of it.
+    restarted = mediator.mark()
+    for vm in VMS:
+        mediator.wait_event("process", after=restarted, vm=vm, timeout=240)
+    restart_nfs(lab, kill=True)
     assert_each_request_got_its_answer(jobs, count)
     assert set(executions_of(mediator).values()) == {1}
 
