@@ -226,7 +226,7 @@ static int ask_of_path(struct xenbus *bus, enum request_type type, const char *p
 
 /* `first` with its NUL, then `second_bytes` of `second`. */
 static int ask_of_two(struct xenbus *bus, enum request_type type, const char *first,
-                      const char *second, size_t second_bytes)
+                      const void *second, size_t second_bytes)
 {
     char payload[XENBUS_PAYLOAD_MAX];
     size_t first_bytes = strlen(first) + 1;
@@ -242,7 +242,7 @@ static int ask_of_two(struct xenbus *bus, enum request_type type, const char *fi
 
 /* --- nodes --------------------------------------------------------------------------------- */
 
-static int fetch(struct xenbus *bus, enum request_type type, const char *path, char *ret,
+static int fetch(struct xenbus *bus, enum request_type type, const char *path, void *ret,
                  size_t bytes)
 {
     int got = ask_of_path(bus, type, path);
@@ -265,6 +265,11 @@ int xenbus_read(struct xenbus *bus, const char *path, char *ret_value, size_t by
     return 0;
 }
 
+int xenbus_read_bytes(struct xenbus *bus, const char *path, void *ret_value, size_t bytes)
+{
+    return fetch(bus, XENBUS_READ, path, ret_value, bytes);
+}
+
 int xenbus_list(struct xenbus *bus, const char *path, char *ret_names, size_t bytes)
 {
     return fetch(bus, XENBUS_DIRECTORY, path, ret_names, bytes);
@@ -275,18 +280,36 @@ int xenbus_get_permissions(struct xenbus *bus, const char *path, char *ret_words
     return fetch(bus, XENBUS_GET_PERMISSIONS, path, ret_words, bytes);
 }
 
-int xenbus_set_permissions(struct xenbus *bus, const char *path, unsigned owner, unsigned reader)
+/* Nobody else may do anything. */
+static int give_rights(struct xenbus *bus, const char *path, unsigned owner, char right,
+                       unsigned other)
 {
     char words[32];
     size_t first = (size_t)snprintf(words, sizeof(words), "n%u", owner) + 1;
-    size_t second = (size_t)snprintf(words + first, sizeof(words) - first, "r%u", reader) + 1;
+    size_t second =
+        (size_t)snprintf(words + first, sizeof(words) - first, "%c%u", right, other) + 1;
 
     return ask_of_two(bus, XENBUS_SET_PERMISSIONS, path, words, first + second) < 0 ? -1 : 0;
 }
 
+int xenbus_set_permissions(struct xenbus *bus, const char *path, unsigned owner, unsigned reader)
+{
+    return give_rights(bus, path, owner, 'r', reader);
+}
+
+int xenbus_share(struct xenbus *bus, const char *path, unsigned owner, unsigned writer)
+{
+    return give_rights(bus, path, owner, 'b', writer);
+}
+
+int xenbus_write_bytes(struct xenbus *bus, const char *path, const void *value, size_t bytes)
+{
+    return ask_of_two(bus, XENBUS_WRITE, path, value, bytes) < 0 ? -1 : 0;
+}
+
 int xenbus_write(struct xenbus *bus, const char *path, const char *value)
 {
-    return ask_of_two(bus, XENBUS_WRITE, path, value, strlen(value)) < 0 ? -1 : 0;
+    return xenbus_write_bytes(bus, path, value, strlen(value));
 }
 
 int xenbus_make_directory(struct xenbus *bus, const char *path)

@@ -56,6 +56,9 @@ void xenbus_close(struct xenbus *bus);
  * ETIMEDOUT when it says nothing for 10 s. */
 int xenbus_read(struct xenbus *bus, const char *path, char *ret_value, size_t bytes);
 int xenbus_write(struct xenbus *bus, const char *path, const char *value);
+/* Any bytes: reading returns how many, at most `bytes`. */
+int xenbus_read_bytes(struct xenbus *bus, const char *path, void *ret_value, size_t bytes);
+int xenbus_write_bytes(struct xenbus *bus, const char *path, const void *value, size_t bytes);
 int xenbus_make_directory(struct xenbus *bus, const char *path);
 int xenbus_remove(struct xenbus *bus, const char *path);
 
@@ -65,6 +68,8 @@ int xenbus_list(struct xenbus *bus, const char *path, char *ret_names, size_t by
 /* In the same form: "n0", "r5", ... the first is the owner. */
 int xenbus_get_permissions(struct xenbus *bus, const char *path, char *ret_words, size_t bytes);
 int xenbus_set_permissions(struct xenbus *bus, const char *path, unsigned owner, unsigned reader);
+/* The other one may write too. */
+int xenbus_share(struct xenbus *bus, const char *path, unsigned owner, unsigned writer);
 
 int xenbus_watch(struct xenbus *bus, const char *path, const char *token);
 int xenbus_unwatch(struct xenbus *bus, const char *path, const char *token);

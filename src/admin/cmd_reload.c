@@ -59,7 +59,9 @@ static void print_changes(struct admin *admin, const json_t *applied)
     if (view_number(applied, "count") > json_array_size(changes))
         output_say(admin, "%llu changes in all: the mediator's log has the others.",
                    (unsigned long long)view_number(applied, "count"));
-    if (view_flag(applied, "pending"))
+    if (json_object_get(applied, "reason"))
+        output_say(admin, "%s.", view_text(applied, "reason"));
+    else if (view_flag(applied, "pending"))
         output_say(admin, "The mediator settles what an earlier one left; it reads them right "
                           "after that.");
     else if (!view_flag(applied, "files_done"))

@@ -132,6 +132,7 @@ static bool is_ours(const struct admin *admin, const char *database)
 static void judge(struct admin *admin, const json_t *applied)
 {
     const char *database = json_string_value(json_object_get(applied, "database"));
+    const char *reason = json_string_value(json_object_get(applied, "reason"));
 
     if (!is_ours(admin, database)) {
         admin->mediator = "elsewhere";
@@ -142,8 +143,10 @@ static void judge(struct admin *admin, const json_t *applied)
              database ? database : "", admin->database_path);
     } else if (json_is_true(json_object_get(applied, "pending"))) {
         admin->mediator = "pending";
-        note(admin, "the mediator has just started and settles what an earlier one left: it "
-                    "applies this right after that");
+        note(admin, "%s",
+             reason ? reason
+                    : "the mediator has just started and settles what an earlier one left: it "
+                      "applies this right after that");
     } else {
         admin->mediator = "applied";
     }

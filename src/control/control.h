@@ -8,7 +8,8 @@
  *   {"version":1,"id":7,"ok":false,"error":{"code":"no-such-vm","message":"..."}}
  *
  * The client's half and what both halves share live here; the mediator's half is
- * src/mediator/control.c.  docs/control.md lists the commands.  The socket belongs
+ * src/mediator/control.c, and vgpu-relay's, for a mediator in another domain,
+ * src/relay/control.c.  docs/control.md lists the commands.  The socket belongs
  * to root and the group vgpu (0660); the peer's credentials are checked besides.
  *
  * Not thread-safe: one thread owns a struct control.
@@ -19,6 +20,7 @@
 #include "base/base.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <sys/un.h>
 
 #define CONTROL_VERSION 1
@@ -31,6 +33,7 @@
 #define CONTROL_REQUESTS_PER_S 100u /* a connection; more wait */
 
 struct control;
+struct ucred;
 
 /* Connects and says hello.  error.code: ENOENT or ECONNREFUSED when no mediator
  * listens, EACCES, EPROTO for another version, EBUSY for too many connections,
@@ -49,5 +52,24 @@ int control_call(struct control *control, const char *command, json_t *arguments
  * *ret_directory_fd, which stays open until bind(2) or connect(2); else -1. */
 int control_address(const char *path, struct sockaddr_un *ret_address, int *ret_directory_fd,
                     struct vgpu_error *error);
+
+/* --- listen.c: a server's socket ------------------------------------------------------- */
+
+struct control_listener {
+    int fd; /* does not block; -1: none */
+    char path[PATH_MAX + 16];
+    dev_t device;
+    ino_t inode; /* of the name, so that only our own is removed */
+    gid_t group; /* (gid_t)-1: there is none */
+};
+
+/* Makes `directory` and the socket in it, in the place of one that is there.  `group` is a
+ * name or a number; where there is none of this name the socket is root's alone. */
+int control_listen(struct control_listener *listener, const char *directory, const char *group,
+                   struct vgpu_error *error);
+void control_listen_end(struct control_listener *listener);
+
+/* Whether the peer of connection `fd` may speak. */
+bool control_is_allowed(const struct control_listener *listener, int fd, struct ucred *ret_peer);
 
 #endif /* VGPU_CONTROL_H */

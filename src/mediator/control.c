@@ -19,22 +19,18 @@
 #include "control/control.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define BACKLOG 16
 #define ACCEPTS_A_VISIT 4
 #define LINES_A_VISIT 4
 #define PATIENCE_MS 10000
 #define IDLE_NS (10 * NS_PER_S) /* then it makes room for others */
 #define PAUSE_MS 100
 #define SYNC_PATIENCE_MS 5000
-#define GROUPS_MAX 4096
 
 enum connection_state {
     CONNECTION_READING,
@@ -68,11 +64,7 @@ struct connection {
 
 struct control_server {
     struct mediator *mediator;
-    char path[PATH_MAX + 16];
-    int fd;
-    dev_t device;
-    ino_t inode; /* of the name, so that only our own is removed */
-    gid_t group; /* (gid_t)-1: there is none */
+    struct control_listener listener;
     uv_poll_t poll;
     uv_timer_t pause;
     unsigned handles;
@@ -448,35 +440,6 @@ static void on_connection(uv_poll_t *poll, int status, int events)
 /* --- who may connect
  * -------------------------------------------------------------------------------- */
 
-static bool is_in_group(int fd, gid_t primary, gid_t group)
-{
-    gid_t groups[GROUPS_MAX];
-    socklen_t bytes = sizeof(groups);
-
-    if (group == (gid_t)-1)
-        return false;
-    if (primary == group)
-        return true;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &bytes) < 0)
-        return false;
-    for (size_t i = 0; i < bytes / sizeof(groups[0]); i++) {
-        if (groups[i] == group)
-            return true;
-    }
-    return false;
-}
-
-/* The mode of the socket says the same; that can be changed by accident. */
-static bool is_allowed(const struct control_server *server, int fd, struct ucred *ret_peer)
-{
-    socklen_t bytes = sizeof(*ret_peer);
-
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret_peer, &bytes) < 0)
-        return false;
-    return ret_peer->uid == 0 || ret_peer->uid == geteuid() ||
-           is_in_group(fd, ret_peer->gid, server->group);
-}
-
 /* As well as it goes without waiting. */
 static void send_away(int fd, const char *code, const char *message)
 {
@@ -557,7 +520,7 @@ static void on_server_pause_over(uv_timer_t *timer)
 
 static bool accept_one(struct control_server *server)
 {
-    int fd = accept4(server->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     struct ucred peer = {.uid = (uid_t)-1};
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
@@ -567,7 +530,7 @@ static bool accept_one(struct control_server *server)
     }
     if (fd < 0)
         return false;
-    if (!is_allowed(server, fd, &peer)) {
+    if (!control_is_allowed(&server->listener, fd, &peer)) {
         report_stranger(server, &peer);
         send_away(fd, "not-allowed",
                   "the control socket is for root and members of the mediator's control group");
@@ -593,48 +556,6 @@ static void on_server(uv_poll_t *poll, int status, int events)
 /* --- start and stop
  * ------------------------------------------------------------------------------------ */
 
-/* Owner and mode are right before the name is: nobody connects in between. */
-static int put_in_place(struct control_server *server, const char *made, struct vgpu_error *error)
-{
-    struct stat status;
-
-    if (server->group != (gid_t)-1 && geteuid() == 0 && chown(made, (uid_t)-1, server->group) < 0)
-        return error_set_errno(error, "cannot give socket '%s' to group %u", made,
-                               (unsigned)server->group);
-    if (chmod(made, server->group != (gid_t)-1 ? 0660 : 0600) < 0 || stat(made, &status) < 0)
-        return error_set_errno(error, "cannot set the mode of socket '%s'", made);
-    server->device = status.st_dev;
-    server->inode = status.st_ino;
-    if (listen(server->fd, BACKLOG) < 0 || rename(made, server->path) < 0)
-        return error_set_errno(error, "cannot put socket '%s' in place", server->path);
-    return 0;
-}
-
-static int make_socket(struct control_server *server, struct vgpu_error *error)
-{
-    char made[PATH_MAX + 24];
-    struct sockaddr_un address;
-    int directory_fd, result;
-
-    snprintf(made, sizeof(made), "%s.new", server->path);
-    if (unlink(made) < 0 && errno != ENOENT)
-        return error_set_errno(error, "cannot remove '%s'", made);
-    server->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (server->fd < 0)
-        return error_set_errno(error, "cannot make the control socket");
-    if (control_address(made, &address, &directory_fd, error) < 0)
-        return -1;
-    result = bind(server->fd, (struct sockaddr *)&address, sizeof(address));
-    fd_close(&directory_fd);
-    if (result < 0)
-        return error_set_errno(error, "cannot make socket '%s'", made);
-    if (put_in_place(server, made, error) < 0) {
-        unlink(made);
-        return -1;
-    }
-    return 0;
-}
-
 static void on_server_closed(uv_handle_t *handle)
 {
     release_server(handle->data);
@@ -642,26 +563,18 @@ static void on_server_closed(uv_handle_t *handle)
 
 int control_server_start(struct mediator *mediator, struct vgpu_error *error)
 {
-    struct control_server *server;
+    struct control_server *server = calloc(1, sizeof(*server));
 
-    if (fd_make_directories(mediator->config->run_dir, 0755, error) < 0)
-        return -1;
-    server = calloc(1, sizeof(*server));
     if (!server)
         return error_set(error, ENOMEM, "no memory for the control socket");
     server->mediator = mediator;
-    server->fd = -1;
-    if (!account_parse_group(mediator->config->control_group, &server->group))
-        server->group = (gid_t)-1;
-    snprintf(server->path, sizeof(server->path), "%s/%s", mediator->config->run_dir,
-             CONTROL_SOCKET_NAME);
     LIST_INIT(&server->connections);
-    if (make_socket(server, error) < 0) {
-        fd_close(&server->fd);
+    if (control_listen(&server->listener, mediator->config->run_dir,
+                       mediator->config->control_group, error) < 0) {
         free(server);
         return -1;
     }
-    uv_poll_init(&mediator->loop, &server->poll, server->fd);
+    uv_poll_init(&mediator->loop, &server->poll, server->listener.fd);
     uv_timer_init(&mediator->loop, &server->pause);
     server->poll.data = server->pause.data = server;
     server->handles = 2;
@@ -672,22 +585,17 @@ int control_server_start(struct mediator *mediator, struct vgpu_error *error)
 
 gid_t control_server_group(const struct control_server *server)
 {
-    return server->group;
+    return server->listener.group;
 }
 
 void control_server_stop(struct control_server *server)
 {
-    struct stat status;
-
     if (!server)
         return;
     server->stopped = true;
     while (!LIST_EMPTY(&server->connections))
         drop(LIST_FIRST(&server->connections)); /* NOLINT: the analyzer is lost in the macro */
-    if (stat(server->path, &status) == 0 && status.st_dev == server->device &&
-        status.st_ino == server->inode)
-        unlink(server->path);
     uv_close((uv_handle_t *)&server->poll, on_server_closed);
     uv_close((uv_handle_t *)&server->pause, on_server_closed);
-    fd_close(&server->fd);
+    control_listen_end(&server->listener);
 }

@@ -8,6 +8,9 @@
  *                           `closing`, or gone ─▶ the broker's end
  *   a broker's report, its end ─▶ .../data/vgpu/backend/<name>/
  *
+ * In a worker domain Dom0's relay says which domain is which VM (worker.h), and has made
+ * the places in the guests' areas that this one may write.
+ *
  * One thread, one poll().  What is the guest's is read again each time and believed
  * nothing: its names are checked, its sessions counted, its requests paced.  An event only
  * marks its domain; those marked are looked at in turn, each as often as its questions to
@@ -15,6 +18,7 @@
  * What is due by time is due however much is said meanwhile.
  */
 #include "xen/watch.h"
+#include "xen/worker.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -471,21 +475,63 @@ static void complain_of_node(struct watch_domain *domain, const char *path)
     domain->has_complained = true;
 }
 
+/* Dom0 says which domains are ours, and who they are. */
+static bool is_worker_domain(const struct watch *watch)
+{
+    return watch->own_domain != 0;
+}
+
+static void guests_node(const struct watch *watch, char path[XENBUS_PATH_BYTES])
+{
+    snprintf(path, XENBUS_PATH_BYTES, DOMAINS "/%u/" WORKER_GUESTS, watch->own_domain);
+}
+
+/* What nobody but Dom0 and this domain may write: IDENTITY_VM when it is so. */
+static enum identity read_of_host(struct watch *watch, struct watch_domain *domain,
+                                  const char *path, char *ret_value, size_t value_bytes)
+{
+    char words[256];
+    int bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
+
+    if (bytes < 0 || xenbus_read(&watch->bus, path, ret_value, value_bytes) < 0)
+        return IDENTITY_UNKNOWN; /* the host has not written it yet, or removes it */
+    words[bytes] = '\0';
+    if (xen_only_host_writes(words, (size_t)bytes, 0))
+        return IDENTITY_VM;
+    complain_of_node(domain, path);
+    return IDENTITY_NO_VM;
+}
+
+/* By what the relay in Dom0 wrote. */
+static enum identity identify_by_relay(struct watch *watch, struct watch_domain *domain,
+                                       uint32_t *ret_vm_id)
+{
+    char guests[XENBUS_PATH_BYTES], path[XENBUS_PATH_BYTES + 16], value[16];
+    enum identity identity;
+    uint64_t vm_id;
+
+    guests_node(watch, guests);
+    snprintf(path, sizeof(path), "%s/%u", guests, domain->id);
+    identity = read_of_host(watch, domain, path, value, sizeof(value));
+    if (identity == IDENTITY_VM && !text_parse_u64(value, 1, STORE_VM_ID_MAX, &vm_id))
+        identity = IDENTITY_NO_VM;
+    if (identity == IDENTITY_VM)
+        *ret_vm_id = (uint32_t)vm_id;
+    return identity;
+}
+
 /* By what the host wrote: the guest can write neither this node nor below /vm. */
 static enum identity identify(struct watch *watch, struct watch_domain *domain, uint32_t *ret_vm_id)
 {
-    char path[XENBUS_PATH_BYTES], value[XENBUS_PATH_BYTES], words[256], uuid[37];
-    int bytes;
+    char path[XENBUS_PATH_BYTES], value[XENBUS_PATH_BYTES], uuid[37];
+    enum identity identity;
 
+    if (is_worker_domain(watch))
+        return identify_by_relay(watch, domain, ret_vm_id);
     node(domain, "vm", path);
-    bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
-    if (bytes < 0 || xenbus_read(&watch->bus, path, value, sizeof(value)) < 0)
-        return IDENTITY_UNKNOWN; /* the toolstack has not written it yet, or removes it */
-    words[bytes] = '\0';
-    if (!xen_only_host_writes(words, (size_t)bytes, watch->own_domain)) {
-        complain_of_node(domain, path);
-        return IDENTITY_NO_VM;
-    }
+    identity = read_of_host(watch, domain, path, value, sizeof(value));
+    if (identity != IDENTITY_VM)
+        return identity;
     return xen_uuid_of_path(value, uuid) ? find_in_registry(watch, uuid, ret_vm_id)
                                          : IDENTITY_NO_VM;
 }
@@ -507,17 +553,28 @@ static void sweep(struct watch *watch, struct watch_domain *domain)
     }
 }
 
+/* In a worker domain the relay in Dom0 has made them. */
+static int make_places(struct watch *watch, const struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES];
+
+    if (is_worker_domain(watch))
+        return 0;
+    node(domain, VGPU_XEN_FRONTEND, path);
+    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
+        return -1;
+    node(domain, VGPU_XEN_BACKEND, path);
+    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
+        return -1;
+    return xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id);
+}
+
 /* Says where to grant pages to; what an earlier vgpu-xen said of sessions stays for those. */
 static int offer(struct watch *watch, struct watch_domain *domain)
 {
     char path[XENBUS_PATH_BYTES], number[16];
 
-    node(domain, VGPU_XEN_FRONTEND, path);
-    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
-        return -1;
-    node(domain, VGPU_XEN_BACKEND, path);
-    if ((xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST) ||
-        xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id) < 0)
+    if (make_places(watch, domain) < 0)
         return -1;
     node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL, path);
     if (xenbus_write(&watch->bus, path, VGPU_XEN_VERSION) < 0)
@@ -655,11 +712,23 @@ static bool lists(const char *names, int bytes, const char *name)
     return false;
 }
 
+/* The names of all domains that may be ours: their bytes, or -1. */
+static int list_domains(struct watch *watch, char *ret_names, size_t names_bytes)
+{
+    char path[XENBUS_PATH_BYTES] = DOMAINS;
+    int bytes;
+
+    if (is_worker_domain(watch))
+        guests_node(watch, path);
+    bytes = xenbus_list(&watch->bus, path, ret_names, names_bytes);
+    return bytes < 0 && errno == ENOENT ? 0 : bytes;
+}
+
 static void find_domains(struct watch *watch)
 {
     char names[XENBUS_PAYLOAD_MAX + 1];
     struct watch_domain *domain, *next;
-    int bytes = xenbus_list(&watch->bus, DOMAINS, names, sizeof(names) - 1);
+    int bytes = list_domains(watch, names, sizeof(names) - 1);
 
     if (bytes < 0)
         return;
@@ -863,6 +932,8 @@ static void withdraw_from(struct watch *watch, struct watch_domain *domain)
         return;
     remove_offer(watch, domain);
     sweep(watch, domain);
+    if (is_worker_domain(watch))
+        return; /* the places are Dom0's to make */
     remove_if_empty(watch, domain, VGPU_XEN_BACKEND);
     remove_if_empty(watch, domain, VGPU_XEN_FRONTEND);
     remove_if_empty(watch, domain, VGPU_XEN_AREA);
@@ -891,20 +962,44 @@ static int open_signals(struct watch *watch)
     return watch->signal_fd;
 }
 
+static int watch_domains(struct watch *watch, struct vgpu_error *error)
+{
+    char path[XENBUS_PATH_BYTES];
+
+    if (is_worker_domain(watch)) {
+        guests_node(watch, path);
+        return xenbus_watch(&watch->bus, path, "guests") < 0
+                   ? error_set_errno(error, "XenStore lets us not watch %s", path)
+                   : 0;
+    }
+    if (xenbus_watch(&watch->bus, "@introduceDomain", "introduced") < 0 ||
+        xenbus_watch(&watch->bus, "@releaseDomain", "released") < 0)
+        return error_set_errno(error, "XenStore lets us not watch domains come and go");
+    return 0;
+}
+
+/* In a worker domain there is a copy of the registry for the mediator; it is not asked. */
+static int read_config(struct watch *watch, const struct watch_options *options,
+                       struct vgpu_error *error)
+{
+    config_init(&watch->config);
+    if (config_read(&watch->config, options->config_path, error) < 0)
+        return -1;
+    if (is_worker_domain(watch))
+        watch->config.database[0] = '\0';
+    else if (!watch->config.database[0])
+        return error_set(error, EINVAL,
+                         "%s names no database: domains are known by the UUIDs of the registry, "
+                         "see vgpu-admin(8)",
+                         options->config_path);
+    return config_complete(&watch->config, error);
+}
+
 static int open_all(struct watch *watch, const struct watch_options *options,
                     struct vgpu_error *error)
 {
     char number[16];
 
-    config_init(&watch->config);
-    if (config_read(&watch->config, options->config_path, error) < 0 ||
-        config_complete(&watch->config, error) < 0)
-        return -1;
-    if (!watch->config.database[0])
-        return error_set(error, EINVAL,
-                         "%s names no database: domains are known by the UUIDs of the registry, "
-                         "see vgpu-admin(8)",
-                         options->config_path);
     if (open_signals(watch) < 0)
         return error_set_errno(error, "signals");
     if (xenbus_open(&watch->bus, options->xenbus_path) < 0)
@@ -912,10 +1007,7 @@ static int open_all(struct watch *watch, const struct watch_options *options,
                                options->xenbus_path);
     if (xenbus_read(&watch->bus, "domid", number, sizeof(number)) == 0)
         watch->own_domain = (unsigned)strtoul(number, NULL, 10);
-    if (xenbus_watch(&watch->bus, "@introduceDomain", "introduced") < 0 ||
-        xenbus_watch(&watch->bus, "@releaseDomain", "released") < 0)
-        return error_set_errno(error, "XenStore lets us not watch domains come and go");
-    return 0;
+    return read_config(watch, options, error) < 0 ? -1 : watch_domains(watch, error);
 }
 
 int watch_run(const struct watch_options *options, struct vgpu_error *error)

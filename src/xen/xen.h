@@ -13,8 +13,8 @@
  *   request.c   what a guest wrote into XenStore, checked; pure
  *
  * The kernel's interfaces are used as they are, like in lib/xen.c: no library of Xen is
- * needed to build or to run.  It runs in Dom0, or in a worker domain that may write the
- * guests' areas of XenStore.
+ * needed to build or to run.  It runs in Dom0, or in a worker domain to which vgpu-relay in
+ * Dom0 gives places in the guests' areas of XenStore (worker.h).
  */
 #ifndef VGPU_XEN_ROOM_H
 #define VGPU_XEN_ROOM_H

@@ -25,6 +25,7 @@ PROGRAMS = {
     "vgpu-client.1": BUILD / "src/client/vgpu-client",
     "vgpu-sim.1": BUILD / "src/sim/vgpu-sim",
     "vgpu-admin.8": BUILD / "src/admin/vgpu-admin",
+    "vgpu-relay.8": BUILD / "src/relay/vgpu-relay",
     "vgpu-xen.8": BUILD / "src/xen/vgpu-xen",
 }
 CONFIG_PAGE = REPOSITORY / "man/vgpu-mediator.conf.5.scd"

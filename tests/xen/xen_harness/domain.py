@@ -40,11 +40,12 @@ class Domain(Agent):
     """kind:   "pv", "pvh", or "hvm" (needs `scripts/build-qemu --xen`).
     uuid:   None: a new one.
     append: more words for its kernel.
+    image:  "worker.cpio": what a worker domain boots, with the mediator.
     config: more lines for xl, e.g. 'on_crash="preserve"'.
     device: its vgpu-stub's properties, e.g. "vm_id=7,pool_id=A"; "hvm" only."""
 
     def __init__(self, dom0, name, kind="pv", memory_mib=128, uuid=None, append="", config="",
-                 device=None):
+                 device=None, image="initramfs.cpio"):
         super().__init__(name)
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: use one of {KINDS}")
@@ -55,6 +56,7 @@ class Domain(Agent):
         self.append = append
         self.config = config
         self.device = device
+        self.image = image
         self.id = None
         self.noise = []  # lines on its console that are no agent's
         self._port = None
@@ -67,7 +69,7 @@ class Domain(Agent):
         kernel = "/guest/vmlinuz" if self.kind == "hvm" else "/guest/vmlinux"
         text = (f'name="{self.name}"\ntype="{self.kind}"\nuuid="{self.uuid}"\n'
                 f'memory={self.memory_mib}\nvcpus=1\nkernel="{kernel}"\n'
-                'ramdisk="/guest/initramfs.cpio"\n'
+                f'ramdisk="/guest/{self.image}"\n'
                 f'extra="{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}"\n{self.config}\n')
         return text + (self._hvm_text() if self.kind == "hvm" else "")
 

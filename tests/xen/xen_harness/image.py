@@ -25,7 +25,10 @@ XEN_PROGRAMS = ["usr/lib/xen-4.17/bin/xl", "usr/lib/xen-4.17/bin/xenstored",
 XENSTORE_PROGRAMS = [f"usr/bin/xenstore-{verb}" for verb in
                      ["chmod", "exists", "list", "ls", "read", "rm", "watch", "write"]]
 OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin-host",
-                "src/xen/vgpu-xen", "src/client/vgpu-client", "tests/xen/vgpu-vchan"]
+                "src/admin/vgpu-admin-dom0", "src/xen/vgpu-xen", "src/relay/vgpu-relay",
+                "src/client/vgpu-client", "tests/xen/vgpu-vchan"]
+WORKER_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/xen/vgpu-xen",
+                   "src/relay/vgpu-relay"]
 GUEST_PROGRAMS = ["src/client/vgpu-client", "tests/xen/vgpu-xen-load", "tests/xen/vgpu-vchan"]
 LIBRARY = "lib/libvgpu.so.1"
 # Opened at run time, so no list of libraries names it: threads end with its help.
@@ -51,9 +54,11 @@ def get(progress=lambda text: None):
         helpers = image.helpers(taken.root, SOURCES)
         helpers["agent"] = image.helpers(taken.root)["agent"]
         guest = image.initramfs(taken.root, _guest_contents(taken, helpers), progress, "guest")
+        worker = image.initramfs(taken.root, _worker_contents(taken, helpers), progress, "worker")
         dom0 = _dom0_contents(taken, helpers)
         dom0["guest/vmlinux"] = (0o644, taken.vmlinux.read_bytes())
         dom0["guest/initramfs.cpio"] = (0o644, guest.read_bytes())
+        dom0["guest/worker.cpio"] = (0o644, worker.read_bytes())
         dom0.update(_device_model(taken))
         return Image(taken, image.initramfs(taken.root, dom0, progress, "dom0", KEEP))
 
@@ -90,6 +95,14 @@ def _guest_contents(taken, helpers):
     library = paths.BUILD / LIBRARY
     if library.exists():
         entries[f"usr/{LIBRARY}"] = (0o755, library.read_bytes())
+    return entries
+
+
+def _worker_contents(taken, helpers):
+    entries = _base(taken, helpers, "guest-init", packages.WORKER_MODULES)
+    entries.update(_tools(taken, XENSTORE_PROGRAMS))
+    entries.update(_ours(WORKER_PROGRAMS))
+    entries[UNWINDER] = (0o755, pathlib.Path("/", UNWINDER).read_bytes())
     return entries
 
 

@@ -24,6 +24,7 @@ HYPERVISOR_PACKAGE = "xen-hypervisor-4.17-amd64"
 DOM0_MODULES = ["virtio_pci", "virtio_console", "xen-privcmd", "xen-evtchn", "xen-gntdev",
                 "xen-gntalloc", "xenfs"]
 GUEST_MODULES = ["xen-evtchn", "xen-gntalloc"]
+WORKER_MODULES = ["xen-evtchn", "xen-gntdev"]  # of Dom0's
 RECIPE = "1"  # to be raised when what _fetch() makes changes
 
 

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vgpu-relay: options, and which side this is. */
+#include "relay/relay.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+const char *argp_program_version = "vgpu-relay " VGPU_PACKAGE_VERSION;
+
+#define DEFAULT_CONFIG "/etc/vgpu/mediator.conf"
+#define DEFAULT_DOMAINS "/etc/vgpu/domains.conf"
+
+enum option_key { OPTION_LOG_FORMAT = 256, OPTION_LOG_LEVEL, OPTION_XENBUS };
+
+static const struct argp_option option_table[] = {
+    {"config", 'c', "FILE", 0, "The mediator's configuration (default " DEFAULT_CONFIG ")", 1},
+    {"domains", 'd', "FILE", 0,
+     "In Dom0: which domain serves which pool (default " DEFAULT_DOMAINS ")", 1},
+    {"log", 'l', "FILE", 0, "Append the log to FILE (default: standard error)", 2},
+    {"log-format", OPTION_LOG_FORMAT, "FORMAT", 0, "'text' (default) or 'json', one object a line",
+     2},
+    {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "'error', 'warning', 'info' (default), 'debug'", 2},
+    {"xenbus", OPTION_XENBUS, "PATH", 0,
+     "XenStore's device, or xenstored's socket (default " XENBUS_DEVICE ")", 3},
+    {0},
+};
+
+struct arguments {
+    struct relay_options relay;
+    const char *log;
+    enum log_format format;
+    enum log_level level;
+};
+
+/* --- both sides ------------------------------------------------------------------------------ */
+
+int relay_open_xenbus(struct xenbus *bus, const char *path, struct vgpu_error *error)
+{
+    if (xenbus_open(bus, path) < 0)
+        return error_set_errno(error, "%s: is this a domain of Xen?", path);
+    return 0;
+}
+
+pid_t relay_fork(struct relay *relay)
+{
+    pid_t parent = getpid(), pid = fork();
+    sigset_t none;
+
+    if (pid > 0)
+        relay->children++;
+    if (pid < 0)
+        log_warning("no process for a message");
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(EXIT_FAILURE);
+    xenbus_close(&relay->bus);
+    fd_close(&relay->signal_fd);
+    fd_close(&relay->listener.fd);
+    for (unsigned i = 0; i < relay->domains.count; i++)
+        fd_close(&relay->domains.workers[i].listener.fd);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    return 0;
+}
+
+bool relay_take_signals(struct relay *relay)
+{
+    struct signalfd_siginfo info;
+    bool ends = false;
+
+    while (read(relay->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        ends = ends || info.ssi_signo != SIGCHLD;
+    while (relay->children > 0 && waitpid(-1, NULL, WNOHANG) > 0)
+        relay->children--;
+    return ends;
+}
+
+static int open_signals(struct relay *relay)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    relay->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    return relay->signal_fd;
+}
+
+static int read_config(struct relay *relay, const struct relay_options *options,
+                       struct vgpu_error *error)
+{
+    config_init(&relay->config);
+    if (config_read(&relay->config, options->config_path, error) < 0)
+        return -1;
+    if (!relay->config.database[0])
+        return error_set(error, EINVAL,
+                         "%s names no database: expected that of vgpu-admin in Dom0, and the place "
+                         "of its copy in a worker domain",
+                         options->config_path);
+    if (relay->own_domain != 0 && registry_prepare(relay, error) < 0)
+        return -1;
+    return config_complete(&relay->config, error);
+}
+
+static int open_all(struct relay *relay, const struct relay_options *options,
+                    struct vgpu_error *error)
+{
+    char number[16];
+    uint64_t domain;
+
+    if (open_signals(relay) < 0)
+        return error_set_errno(error, "signals");
+    relay->xenbus_path = options->xenbus_path;
+    if (relay_open_xenbus(&relay->bus, options->xenbus_path, error) < 0)
+        return -1;
+    if (xenbus_read(&relay->bus, "domid", number, sizeof(number)) < 0 ||
+        !text_parse_u64(number, 0, UINT16_MAX, &domain))
+        return error_set_errno(error, "XenStore does not say which domain this is (domid)");
+    relay->own_domain = (unsigned)domain;
+    return read_config(relay, options, error);
+}
+
+static int relay_run(const struct relay_options *options, struct vgpu_error *error)
+{
+    struct relay relay = {.signal_fd = -1};
+    int result = -1;
+
+    relay.bus.fd = relay.listener.fd = -1;
+    if (open_all(&relay, options, error) == 0)
+        result = relay.own_domain == 0 ? relay_dom0_run(&relay, options, error)
+                                       : relay_worker_run(&relay, error);
+    xenbus_close(&relay.bus);
+    fd_close(&relay.signal_fd);
+    config_free(&relay.config);
+    return result;
+}
+
+/* --- options -----------------------------------------------------------------------------------
+ */
+
+static enum log_level parse_level(struct argp_state *state, const char *value)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(names); i++) {
+        if (strcmp(value, names[i]) == 0)
+            return (enum log_level)i;
+    }
+    argp_error(state, "--log-level %s: expected error, warning, info or debug", value);
+    return LOG_LEVEL_INFO;
+}
+
+static enum log_format parse_format(struct argp_state *state, const char *value)
+{
+    if (strcmp(value, "text") != 0 && strcmp(value, "json") != 0)
+        argp_error(state, "--log-format %s: expected text or json", value);
+    return strcmp(value, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT;
+}
+
+static error_t parse_option(int key, char *value, struct argp_state *state)
+{
+    struct arguments *arguments = state->input;
+
+    switch (key) {
+    case 'c':
+        arguments->relay.config_path = value;
+        return 0;
+    case 'd':
+        arguments->relay.domains_path = value;
+        return 0;
+    case 'l':
+        arguments->log = value;
+        return 0;
+    case OPTION_LOG_FORMAT:
+        arguments->format = parse_format(state, value);
+        return 0;
+    case OPTION_LOG_LEVEL:
+        arguments->level = parse_level(state, value);
+        return 0;
+    case OPTION_XENBUS:
+        arguments->relay.xenbus_path = value;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s' is no option: vgpu-relay takes no other words", value);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = option_table,
+    .parser = parse_option,
+    .doc = "Keeps Dom0 and a worker domain, which has the GPU and the mediator, in agreement: "
+           "which domain is which VM, the registry, and the mediator's control socket.  It runs in "
+           "both.\v"
+           "Exit status: 0 told to end, 1 cannot start or go on.",
+};
+
+int main(int argc, char **argv)
+{
+    struct arguments arguments = {
+        .relay = {.config_path = DEFAULT_CONFIG,
+                  .domains_path = DEFAULT_DOMAINS,
+                  .xenbus_path = XENBUS_DEVICE},
+        .level = LOG_LEVEL_INFO,
+    };
+    struct vgpu_error error;
+    int result;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    if (log_open(arguments.log, arguments.format, arguments.level, &error) < 0) {
+        fprintf(stderr, "vgpu-relay: %s\n", error.message);
+        return EXIT_FAILURE;
+    }
+    result = relay_run(&arguments.relay, &error);
+    if (result < 0)
+        log_error("%s", error.message);
+    log_close();
+    return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

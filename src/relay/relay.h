@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * relay/ - vgpu-relay: Dom0 and a worker domain, which has the GPU and the mediator, in
+ * agreement.  docs/xen.md has the whole picture, xen/worker.h the nodes.
+ *
+ *   Dom0                                        worker domain
+ *   domains.c   which domain serves which pool
+ *   guests.c    which domain is which VM ──────▶ vgpu-xen
+ *   registry.c  a copy of the database ────────▶ registry.c: puts it in place
+ *   control.c   the control socket ────────────▶ worker.c ──▶ the mediator's socket
+ *
+ *   dom0.c  the loop in Dom0, worker.c that in the worker domain
+ *   message.c  what both say to each other, in chunks, through XenStore
+ *
+ * A process a connection and a message: whoever waits keeps nobody else waiting.
+ */
+#ifndef VGPU_RELAY_H
+#define VGPU_RELAY_H
+
+#include "control/control.h"
+#include "mediator/mediator.h"
+#include "store/store.h"
+#include "xen/worker.h"
+#include "xenbus.h"
+
+#define RELAY_WORKERS_MAX 8u
+#define RELAY_NAME_BYTES 64u
+#define RELAY_ID_BYTES 17u /* 16 of 0-9 and a-f, NUL */
+#define RELAY_CHILDREN_MAX 16u
+#define RELAY_LOOK_AGAIN_MS 5000
+#define RELAY_SEND_AGAIN_MS 1000 /* however often a worker domain says that it has started */
+#define RELAY_ANSWER_MS 25000    /* vgpu-admin waits for 30 s */
+
+struct relay_options {
+    const char *config_path; /* of the mediator */
+    const char *domains_path;
+    const char *xenbus_path;
+};
+
+/* --- domains.c --------------------------------------------------------------------- */
+
+struct relay_worker {
+    char name[RELAY_NAME_BYTES];      /* as xl has it, or its UUID */
+    char pools[CONFIG_POOLS_MAX + 1]; /* letters */
+    unsigned domain;                  /* 0: it does not run */
+    bool is_due;                      /* it is to get the registry */
+    uint64_t sent_ns;                 /* when that began last */
+    struct control_listener listener; /* its own control socket */
+};
+
+struct relay_domains {
+    struct relay_worker workers[RELAY_WORKERS_MAX];
+    unsigned count;
+};
+
+/* The error says file, line, what was expected and what came. */
+int relay_domains_read(struct relay_domains *domains, const char *path, struct vgpu_error *error);
+
+/* NULL: none serves it. */
+struct relay_worker *relay_domains_find(struct relay_domains *domains, char pool);
+
+/* --- both sides ----------------------------------------------------------------------- */
+
+struct relay {
+    struct xenbus bus;
+    int signal_fd;
+    unsigned own_domain;
+    unsigned children;
+    const char *xenbus_path;
+    struct config config;
+    struct relay_domains domains;     /* Dom0 */
+    struct control_listener listener; /* Dom0 */
+};
+
+int relay_open_xenbus(struct xenbus *bus, const char *path, struct vgpu_error *error);
+
+/* Ends and continues as a child does: 0 in the child, its pid, or -1. */
+pid_t relay_fork(struct relay *relay);
+
+/* Takes the signals that came: true when it is told to end. */
+bool relay_take_signals(struct relay *relay);
+
+int relay_dom0_run(struct relay *relay, const struct relay_options *options,
+                   struct vgpu_error *error);
+int relay_worker_run(struct relay *relay, struct vgpu_error *error);
+
+/* --- message.c ------------------------------------------------------------------------- */
+
+/* A path below the area of a domain. */
+void relay_path(char path[XENBUS_PATH_BYTES], unsigned domain, const char *format, ...)
+    VGPU_PRINTF(3, 4);
+
+/* Writes a message into `directory`; `kind` may be NULL. */
+int message_put(struct xenbus *bus, const char *directory, const char *kind, const void *data,
+                size_t bytes);
+
+/* 1: *ret_data, with a NUL behind it, is the caller's; 0: it is not complete yet; -1. */
+int message_get(struct xenbus *bus, const char *directory, size_t bytes_max, char **ret_data,
+                size_t *ret_bytes);
+
+/* Dom0: says it, and waits for the answer. */
+int message_exchange(struct xenbus *bus, const struct relay_worker *worker, const char *kind,
+                     const void *data, size_t bytes, char **ret_answer, struct vgpu_error *error);
+
+/* --- registry.c -------------------------------------------------------------------------- */
+
+/* Dom0: pools and VMs of this worker as a database, without their history. */
+int registry_copy(const struct relay *relay, const struct relay_worker *worker, char **ret_data,
+                  size_t *ret_bytes, struct vgpu_error *error);
+
+/* Dom0: copies it and sends it.  One at a time, so that the newest is the last. */
+int registry_send(const struct relay *relay, struct xenbus *bus, const struct relay_worker *worker,
+                  struct vgpu_error *error);
+
+/* The worker domain: an empty one where there is none; what came, in its place. */
+int registry_prepare(const struct relay *relay, struct vgpu_error *error);
+int registry_put(const struct relay *relay, const void *data, size_t bytes,
+                 struct vgpu_error *error);
+
+/* --- guests.c ---------------------------------------------------------------------------- */
+
+/* Finds worker domains and guests, and makes XenStore say what is so. */
+void guests_look(struct relay *relay);
+
+/* --- control.c --------------------------------------------------------------------------- */
+
+int control_open(struct relay *relay, struct vgpu_error *error);
+void control_end(struct relay *relay);
+
+/* Takes a connection, and serves it in a child; `worker` NULL: the socket of all. */
+void control_accept(struct relay *relay, struct relay_worker *worker);
+
+/* Sends the registry and has the mediator apply it; for the log. */
+void control_refresh(struct relay *relay, struct relay_worker *worker);
+
+#endif /* VGPU_RELAY_H */
