@@ -48,6 +48,11 @@ static void node(const struct watch_domain *domain, const char *below, char path
     snprintf(path, XENBUS_PATH_BYTES, DOMAINS "/%u/%s", domain->id, below);
 }
 
+static void socket_of(const struct watch *watch, uint32_t vm_id, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%.4000s/vm%u.sock", watch->config.run_dir, vm_id);
+}
+
 static void remove_node(struct watch *watch, const struct watch_domain *domain, const char *below)
 {
     char path[XENBUS_PATH_BYTES];
@@ -270,8 +275,7 @@ static void start_session(struct watch *watch, struct watch_session *session)
     } else if (xen_request_parse(&words, &order.request, &error) < 0) {
         refuse(watch, session, VGPU_PROBLEM_ARGUMENT, error.message);
     } else {
-        snprintf(order.socket_path, sizeof(order.socket_path), "%.4000s/vm%u.sock",
-                 watch->config.run_dir, order.vm_id);
+        socket_of(watch, order.vm_id, order.socket_path);
         if (start_broker(watch, session, &order) < 0)
             refuse(watch, session, VGPU_PROBLEM_NO_HOST, "the host can start no further process");
     }
@@ -627,9 +631,11 @@ static bool is_offer_there(struct watch *watch, const struct watch_domain *domai
 
 static void remove_offer(struct watch *watch, struct watch_domain *domain)
 {
+    domain->is_offered = false;
+    if (!is_offer_there(watch, domain))
+        return; /* or it is another domain's, which serves this VM now */
     remove_node(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN);
     remove_node(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL);
-    domain->is_offered = false;
 }
 
 /* It is no VM of ours, or no more: the mediator ends its sessions.  What an earlier
@@ -647,6 +653,21 @@ static void refuse_domain(struct watch *watch, struct watch_domain *domain)
     domain->is_cleared = true;
 }
 
+/* A worker domain's programs start together: nothing is offered before there is somebody to
+ * serve it. */
+static bool can_serve(struct watch *watch, uint32_t vm_id)
+{
+    char path[PATH_MAX];
+
+    if (!is_worker_domain(watch))
+        return true;
+    socket_of(watch, vm_id, path);
+    if (access(path, F_OK) == 0)
+        return true;
+    watch->is_awaiting_mediator = true;
+    return false;
+}
+
 static void settle_domain(struct watch *watch, struct watch_domain *domain)
 {
     uint32_t vm_id = 0;
@@ -655,7 +676,8 @@ static void settle_domain(struct watch *watch, struct watch_domain *domain)
     if (identity == IDENTITY_NO_VM) {
         refuse_domain(watch, domain);
     } else if (identity == IDENTITY_VM &&
-               !(domain->is_offered && domain->vm_id == vm_id && is_offer_there(watch, domain))) {
+               !(domain->is_offered && domain->vm_id == vm_id && is_offer_there(watch, domain)) &&
+               can_serve(watch, vm_id)) {
         domain->vm_id = vm_id;
         serve_domain(watch, domain);
     }
@@ -771,6 +793,7 @@ static void look_at_everything(struct watch *watch)
 {
     struct watch_domain *domain;
 
+    watch->is_awaiting_mediator = false;
     find_domains(watch);
     LIST_FOREACH (domain, &watch->domains, link) {
         /* NOLINTNEXTLINE: as above */
@@ -780,7 +803,8 @@ static void look_at_everything(struct watch *watch)
     }
     close_registry(watch);
     watch->looked_ns = clock_monotonic_ns();
-    watch->look_ns = watch->looked_ns + LOOK_AGAIN_NS;
+    watch->look_ns =
+        watch->looked_ns + (watch->is_awaiting_mediator ? LOOK_SOON_NS : LOOK_AGAIN_NS);
 }
 
 /* A look that is due; and one is due soon, but no sooner, when events were lost. */
@@ -830,7 +854,9 @@ static int take_events(struct watch *watch)
         if (domain)
             domain->has_news = true;
     }
-    if (have_domains_changed)
+    if (have_domains_changed && is_worker_domain(watch))
+        watch->look_ns = 0; /* one that is ours may be another VM now */
+    else if (have_domains_changed)
         look_at_domains(watch);
     return got;
 }
@@ -978,21 +1004,18 @@ static int watch_domains(struct watch *watch, struct vgpu_error *error)
     return 0;
 }
 
-/* In a worker domain there is a copy of the registry for the mediator; it is not asked. */
 static int read_config(struct watch *watch, const struct watch_options *options,
                        struct vgpu_error *error)
 {
     config_init(&watch->config);
     if (config_read(&watch->config, options->config_path, error) < 0)
         return -1;
-    if (is_worker_domain(watch))
-        watch->config.database[0] = '\0';
-    else if (!watch->config.database[0])
-        return error_set(error, EINVAL,
-                         "%s names no database: domains are known by the UUIDs of the registry, "
-                         "see vgpu-admin(8)",
-                         options->config_path);
-    return config_complete(&watch->config, error);
+    if (watch->config.database[0])
+        return 0;
+    return error_set(error, EINVAL,
+                     "%s names no database: domains are known by the UUIDs of the registry, see "
+                     "vgpu-admin(8)",
+                     options->config_path);
 }
 
 static int open_all(struct watch *watch, const struct watch_options *options,
@@ -1000,6 +1023,8 @@ static int open_all(struct watch *watch, const struct watch_options *options,
 {
     char number[16];
 
+    if (read_config(watch, options, error) < 0)
+        return -1;
     if (open_signals(watch) < 0)
         return error_set_errno(error, "signals");
     if (xenbus_open(&watch->bus, options->xenbus_path) < 0)
@@ -1007,7 +1032,9 @@ static int open_all(struct watch *watch, const struct watch_options *options,
                                options->xenbus_path);
     if (xenbus_read(&watch->bus, "domid", number, sizeof(number)) == 0)
         watch->own_domain = (unsigned)strtoul(number, NULL, 10);
-    return read_config(watch, options, error) < 0 ? -1 : watch_domains(watch, error);
+    if (is_worker_domain(watch))
+        watch->config.database[0] = '\0'; /* a copy for the mediator: it is not asked */
+    return config_complete(&watch->config, error) < 0 ? -1 : watch_domains(watch, error);
 }
 
 int watch_run(const struct watch_options *options, struct vgpu_error *error)

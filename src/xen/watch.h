@@ -47,6 +47,7 @@ struct watch {
     uint64_t looked_ns, look_ns;      /* at everything: last, and when again */
     struct store *store;              /* open while domains are looked at */
     bool is_registry_away;
+    bool is_awaiting_mediator; /* a worker domain's has no socket for a VM yet */
     LIST_HEAD(, watch_domain) domains;
 };
 
