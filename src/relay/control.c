@@ -49,14 +49,19 @@ static json_t *fail(struct failure *failure, const char *code, const char *messa
 static json_t *take_answer(const char *text, struct failure *failure)
 {
     json_error_t wrong;
-    json_t *answer = json_loads(text, JSON_REJECT_DUPLICATES, &wrong);
-    json_t *result = json_incref(json_object_get(answer, "result"));
-    const char *code = json_string_value(json_object_get(answer, "code"));
-    const char *message = json_string_value(json_object_get(answer, "message"));
+    json_t *answer = json_loads(text, JSON_REJECT_DUPLICATES, &wrong), *result;
+    const char *code, *message;
 
-    if (!result)
+    relay_clean(answer);
+    result = json_incref(json_object_get(answer, "result"));
+    code = json_string_value(json_object_get(answer, "code"));
+    message = json_string_value(json_object_get(answer, "message"));
+    if (!json_is_object(result)) {
+        json_decref(result);
+        result = NULL;
         fail(failure, code ? code : "internal",
              message ? message : "the worker domain's relay answered what is no answer");
+    }
     json_decref(answer);
     return result;
 }
@@ -87,7 +92,7 @@ static bool is_ready(struct connection *connection, const struct relay_worker *w
 {
     char path[XENBUS_PATH_BYTES], version[16];
 
-    if (!worker->domain)
+    if (!worker->runs)
         return false;
     relay_path(path, worker->domain, WORKER_READY);
     return xenbus_read(&connection->bus, path, version, sizeof(version)) == 0 &&
@@ -108,6 +113,32 @@ static json_t *ask_if_ready(struct connection *connection, const struct relay_wo
 }
 
 /* --- reload ---------------------------------------------------------------------------------- */
+
+/* The one that serves the VM or the pool that the arguments name; NULL: none. */
+static const struct relay_worker *worker_of(const struct connection *connection,
+                                            const json_t *arguments)
+{
+    const char *pool = json_string_value(json_object_get(arguments, "pool"));
+    const char *word = json_string_value(json_object_get(arguments, "vm"));
+    const json_t *number = json_object_get(arguments, "vm_id");
+    struct relay *relay = connection->relay;
+    struct vgpu_error error;
+    struct store_vm vm = {.pool = pool ? pool[0] : '\0'};
+    struct store *store;
+    char text[24];
+
+    snprintf(text, sizeof(text), "%lld", (long long)json_integer_value(number));
+    if (!word && json_is_integer(number))
+        word = text;
+    if (word) {
+        if (store_open(relay->config.database, STORE_READ_BRIEFLY, &store, &error) < 0)
+            return NULL;
+        if (store_find_vm(store, word, &vm, &error) < 0)
+            vm.pool = '\0';
+        store_close(store);
+    }
+    return vm.pool ? relay_domains_find(&relay->domains, vm.pool) : NULL;
+}
 
 /* It has the registry, or gets it, when it starts. */
 static json_t *pending(const struct relay_worker *worker, const char *what)
@@ -174,8 +205,7 @@ static json_t *reload(struct connection *connection, struct failure *failure)
     return all;
 }
 
-/* --- lines --------------------------------------------------------------------------------------
- */
+/* --- lines ----------------------------------------------------------------------------- */
 
 static json_t *hello(void)
 {
@@ -194,8 +224,8 @@ static json_t *run(struct connection *connection, const char *command, const jso
         return hello();
     if (strcmp(command, "reload") == 0)
         return reload(connection, failure);
-    if (!worker && domains->count == 1)
-        worker = &domains->workers[0];
+    if (!worker)
+        worker = domains->count == 1 ? &domains->workers[0] : worker_of(connection, arguments);
     if (worker)
         return ask_if_ready(connection, worker, command, arguments, failure);
     snprintf(text, sizeof(text),
@@ -305,8 +335,7 @@ static void serve(struct connection *connection)
     }
 }
 
-/* --- a process a connection
- * ----------------------------------------------------------------------- */
+/* --- a process a connection ------------------------------------------------------------ */
 
 static __attribute__((noreturn)) void be_connection(struct relay *relay,
                                                     struct relay_worker *worker, int fd)
@@ -363,8 +392,7 @@ void control_accept(struct relay *relay, struct relay_worker *worker)
     close(fd);
 }
 
-/* --- without anybody asking
- * ---------------------------------------------------------------------------- */
+/* --- without anybody asking ------------------------------------------------------------ */
 
 static __attribute__((noreturn)) void be_refresh(struct relay *relay, struct relay_worker *worker)
 {
@@ -391,8 +419,7 @@ void control_refresh(struct relay *relay, struct relay_worker *worker)
         be_refresh(relay, worker);
 }
 
-/* --- start and stop
- * ------------------------------------------------------------------------------------- */
+/* --- start and stop -------------------------------------------------------------------- */
 
 int control_open(struct relay *relay, struct vgpu_error *error)
 {

@@ -13,66 +13,71 @@
 #include <string.h>
 
 #define WAITS_MAX (3 + RELAY_WORKERS_MAX)
+#define EVENTS_AT_ONCE 64
+#define LOOK_AGAIN_NS (5 * NS_PER_S)
+#define LOOK_SOON_NS (NS_PER_S / 2)
 
-static void worker_is_ready(struct relay *relay, struct relay_worker *worker)
+/* Its relay has started, or says so. */
+static void look_at_worker(struct relay *relay, struct relay_worker *worker)
 {
-    char path[XENBUS_PATH_BYTES], version[16];
+    char path[XENBUS_PATH_BYTES], version[16], shown[64];
 
-    if (!worker->domain)
-        return;
     relay_path(path, worker->domain, WORKER_READY);
     if (xenbus_read(&relay->bus, path, version, sizeof(version)) < 0)
         return; /* not yet */
-    if (strcmp(version, WORKER_VERSION) != 0)
-        log_warning(
-            "worker domain %s speaks version '%.15s' of vgpu-relay, expected " WORKER_VERSION
-            ": install this one there",
-            worker->name, version);
-    else
-        worker->is_due = true;
+    if (strcmp(version, WORKER_VERSION) == 0) {
+        control_refresh(relay, worker);
+        return;
+    }
+    text_escape(shown, sizeof(shown), version, strlen(version));
+    log_warning("worker domain %s speaks version '%s' of vgpu-relay, expected " WORKER_VERSION
+                ": install this one there",
+                worker->name, shown);
 }
 
-/* Returns when to look again. */
-static int send_what_is_due(struct relay *relay)
+/* At a pace of ours, not of theirs.  Returns when to look again. */
+static int look_at_workers(struct relay *relay)
 {
     uint64_t now_ns = clock_monotonic_ns();
-    int again_ms = RELAY_LOOK_AGAIN_MS;
+    int again_ms = (int)(LOOK_AGAIN_NS / NS_PER_MS);
 
     for (unsigned i = 0; i < relay->domains.count; i++) {
         struct relay_worker *worker = &relay->domains.workers[i];
 
-        if (!worker->is_due)
+        if (!worker->runs || !worker->has_news)
             continue;
         if (relay->children < RELAY_CHILDREN_MAX &&
-            now_ns - worker->sent_ns >= RELAY_SEND_AGAIN_MS * NS_PER_MS) {
-            worker->is_due = false;
-            worker->sent_ns = now_ns;
-            control_refresh(relay, worker);
+            now_ns - worker->looked_ns >= RELAY_LOOK_PAUSE_MS * NS_PER_MS) {
+            worker->has_news = false;
+            worker->looked_ns = now_ns;
+            look_at_worker(relay, worker);
         } else {
-            again_ms = RELAY_SEND_AGAIN_MS;
+            again_ms = RELAY_LOOK_PAUSE_MS;
         }
     }
     return again_ms;
 }
 
-/* -1: XenStore is gone. */
+/* Some at a time, so that a worker domain that never stops writing holds nobody off.  -1:
+ * XenStore is gone. */
 static int take_events(struct relay *relay)
 {
     struct xenbus_event event;
-    bool domains_changed = relay->bus.lost_events;
-    int got;
+    int got = 0;
 
-    while ((got = xenbus_next_event(&relay->bus, &event)) > 0) {
+    for (int i = 0; i < EVENTS_AT_ONCE && (got = xenbus_next_event(&relay->bus, &event)) > 0; i++) {
         uint64_t index;
 
         if (text_parse_u64(event.token, 0, relay->domains.count - 1, &index))
-            worker_is_ready(relay, &relay->domains.workers[index]);
+            relay->domains.workers[index].has_news = true;
         else
-            domains_changed = true;
+            relay->look_ns = 0;
     }
+    for (unsigned i = 0; relay->bus.lost_events && i < relay->domains.count; i++)
+        relay->domains.workers[i].has_news = true;
+    if (relay->bus.lost_events && relay->looked_ns + LOOK_SOON_NS < relay->look_ns)
+        relay->look_ns = relay->looked_ns + LOOK_SOON_NS;
     relay->bus.lost_events = false;
-    if (domains_changed)
-        guests_look(relay);
     return got;
 }
 
@@ -89,21 +94,42 @@ static nfds_t list_waits(const struct relay *relay, struct pollfd waits[WAITS_MA
     return count;
 }
 
+static void look_if_due(struct relay *relay)
+{
+    if (clock_monotonic_ns() < relay->look_ns)
+        return;
+    guests_look(relay);
+    relay->looked_ns = clock_monotonic_ns();
+    relay->look_ns = relay->looked_ns + LOOK_AGAIN_NS;
+}
+
+/* Rounded up, so that what is waited for is due then. */
+static int wait_ms(const struct relay *relay, int most_ms)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    uint64_t left_ns = relay->look_ns > now_ns ? relay->look_ns - now_ns : 0;
+    int left_ms = (int)((left_ns + NS_PER_MS - 1) / NS_PER_MS);
+
+    if (relay->bus.event_count > 0)
+        return 0;
+    return left_ms < most_ms ? left_ms : most_ms;
+}
+
 static int serve(struct relay *relay, struct vgpu_error *error)
 {
     struct pollfd waits[WAITS_MAX];
 
     for (;;) {
         nfds_t count = list_waits(relay, waits);
-        int again_ms = send_what_is_due(relay);
-        int ready = poll(waits, count, relay->bus.event_count > 0 ? 0 : again_ms);
 
+        poll(waits, count, wait_ms(relay, look_at_workers(relay)));
         if (waits[1].revents && relay_take_signals(relay))
             return 0;
+        if (waits[1].revents)
+            relay->look_ns = 0; /* a child's end: it may have told of a change */
         if (take_events(relay) < 0)
             return error_set_errno(error, "XenStore");
-        if (ready == 0 || waits[1].revents)
-            guests_look(relay); /* also after a child, which may have told of a change */
+        look_if_due(relay);
         if (waits[2].revents)
             control_accept(relay, NULL);
         for (unsigned i = 0; i < relay->domains.count; i++) {
@@ -130,7 +156,6 @@ int relay_dom0_run(struct relay *relay, const struct relay_options *options,
     } else {
         log_info("vgpu-relay " VGPU_PACKAGE_VERSION " in Dom0, control socket %s",
                  relay->listener.path);
-        guests_look(relay);
         result = serve(relay, error);
     }
     control_end(relay);

@@ -30,6 +30,16 @@ struct place {
 
 /* --- what the host says of a domain ----------------------------------------------------- */
 
+static void complain_once(struct relay *relay, unsigned domain, const char *path)
+{
+    uint8_t *byte = &relay->complained[domain / 8], bit = (uint8_t)(1u << domain % 8);
+
+    if (!(*byte & bit))
+        log_warning("domain %u: others than Dom0 may write %s, so it does not say who this is",
+                    domain, path);
+    *byte |= bit;
+}
+
 /* A node that nobody but Dom0 can write. */
 static int read_of_host(struct relay *relay, unsigned domain, const char *key, char *ret_value,
                         size_t bytes)
@@ -43,8 +53,7 @@ static int read_of_host(struct relay *relay, unsigned domain, const char *key, c
         return -1;
     words[got] = '\0';
     if (!xen_only_host_writes(words, (size_t)got, 0)) {
-        log_warning("domain %u: others than Dom0 may write %s, so it does not say who this is",
-                    domain, path);
+        complain_once(relay, domain, path);
         return -1;
     }
     return xenbus_read(&relay->bus, path, ret_value, bytes);
@@ -74,7 +83,7 @@ static void worker_gone(struct relay *relay, struct relay_worker *worker)
     ready_words(relay, worker, path, token);
     xenbus_unwatch(&relay->bus, path, token);
     log_info("worker domain %s (domain %u) is gone", worker->name, worker->domain);
-    worker->domain = 0;
+    worker->runs = false;
 }
 
 static void worker_found(struct relay *relay, struct relay_worker *worker, unsigned domain)
@@ -82,6 +91,7 @@ static void worker_found(struct relay *relay, struct relay_worker *worker, unsig
     char path[XENBUS_PATH_BYTES], token[XENBUS_TOKEN_BYTES];
 
     worker->domain = domain;
+    worker->runs = true;
     relay_path(path, domain, WORKER_AREA);
     if (xenbus_make_directory(&relay->bus, path) < 0 ||
         xenbus_set_permissions(&relay->bus, path, 0, domain) < 0)
@@ -97,14 +107,19 @@ static void worker_found(struct relay *relay, struct relay_worker *worker, unsig
              worker->pools);
 }
 
-static bool is_worker(struct relay *relay, const struct relay_worker *worker, unsigned domain)
+/* A tenant may name a VM as it likes: one that is registered is no worker domain by its name. */
+static bool is_worker(struct relay *relay, struct store *store, const struct relay_worker *worker,
+                      unsigned domain)
 {
-    char name[XENBUS_PATH_BYTES], uuid[37];
+    char name[XENBUS_PATH_BYTES], uuid[37] = "";
+    struct vgpu_error error;
+    struct store_vm vm;
 
-    if (read_of_host(relay, domain, "name", name, sizeof(name)) == 0 &&
-        strcmp(name, worker->name) == 0)
+    if (read_uuid(relay, domain, uuid) && strcasecmp(uuid, worker->name) == 0)
         return true;
-    return read_uuid(relay, domain, uuid) && strcasecmp(uuid, worker->name) == 0;
+    return read_of_host(relay, domain, "name", name, sizeof(name)) == 0 &&
+           strcmp(name, worker->name) == 0 &&
+           (!uuid[0] || store_find_vm(store, uuid, &vm, &error) < 0);
 }
 
 static bool is_listed(const struct place *places, size_t count, unsigned domain)
@@ -116,17 +131,43 @@ static bool is_listed(const struct place *places, size_t count, unsigned domain)
     return false;
 }
 
-static void find_workers(struct relay *relay, const struct place *places, size_t count)
+static void forget_workers(struct relay *relay, const struct place *places, size_t count)
 {
     for (unsigned i = 0; i < relay->domains.count; i++) {
         struct relay_worker *worker = &relay->domains.workers[i];
 
-        if (worker->domain && !is_listed(places, count, worker->domain))
+        if (worker->runs && !is_listed(places, count, worker->domain))
             worker_gone(relay, worker);
-        for (size_t j = 0; !worker->domain && j < count; j++) {
-            if (is_worker(relay, worker, places[j].domain))
-                worker_found(relay, worker, places[j].domain);
+    }
+}
+
+/* The one domain that is meant: of two that have its name neither is. */
+static void find_worker(struct relay *relay, struct store *store, struct relay_worker *worker,
+                        const struct place *places, size_t count)
+{
+    unsigned domain = 0, found = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (is_worker(relay, store, worker, places[i].domain)) {
+            domain = places[i].domain;
+            found++;
         }
+    }
+    if (found == 1)
+        worker_found(relay, worker, domain);
+    if (found > 1 && !worker->is_ambiguous)
+        log_warning("%u domains are called %s, so none of them is the worker domain: give its UUID "
+                    "in the file of domains",
+                    found, worker->name);
+    worker->is_ambiguous = found > 1;
+}
+
+static void find_workers(struct relay *relay, struct store *store, const struct place *places,
+                         size_t count)
+{
+    for (unsigned i = 0; i < relay->domains.count; i++) {
+        if (!relay->domains.workers[i].runs)
+            find_worker(relay, store, &relay->domains.workers[i], places, count);
     }
 }
 
@@ -181,7 +222,9 @@ static void say_closed(struct relay *relay, unsigned domain, const char *name)
     xenbus_write(&relay->bus, path, VGPU_XEN_CLOSED);
 }
 
-/* Its programs are told; the worker domain cannot do that any more. */
+/* Its programs are told; the worker domain cannot do that any more, and has no rights there.
+ * Where no backend is, its owner is gone, or the guest removed it: that is told to nobody
+ * but the guest.  More names than can be listed are the guest's own harm. */
 static void take_away(struct relay *relay, unsigned domain)
 {
     char path[XENBUS_PATH_BYTES], names[XENBUS_PAYLOAD_MAX + 1];
@@ -192,16 +235,18 @@ static void take_away(struct relay *relay, unsigned domain)
         return; /* told, or served from Dom0 */
     relay_path(path, domain, VGPU_XEN_FRONTEND);
     bytes = xenbus_list(&relay->bus, path, names, sizeof(names) - 1);
-    if (bytes < 0)
+    if (bytes < 0 && errno == ENOENT && owner == NOBODY)
         return; /* it was never served */
-    names[bytes] = '\0';
+    xenbus_set_permissions(&relay->bus, path, domain, 0);
     if (make_backend(relay, domain, 0) < 0)
         return;
+    names[bytes < 0 ? 0 : bytes] = '\0';
     for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
         if (xen_name_is_valid(names + at))
             say_closed(relay, domain, names + at);
     }
-    log_info("domain %u is served by no worker domain any more", domain);
+    if (owner != NOBODY)
+        log_info("domain %u is served by worker domain %u no more", domain, owner);
 }
 
 /* Rights first: the worker domain begins when it is told of the guest. */
@@ -264,7 +309,7 @@ static void forget_others(struct relay *relay, const struct relay_worker *worker
 static bool is_a_worker(const struct relay *relay, unsigned domain)
 {
     for (unsigned i = 0; i < relay->domains.count; i++) {
-        if (relay->domains.workers[i].domain == domain)
+        if (relay->domains.workers[i].runs && relay->domains.workers[i].domain == domain)
             return true;
     }
     return false;
@@ -277,12 +322,13 @@ static void find_place(struct relay *relay, struct store *store, struct place *p
     struct store_vm vm;
     char uuid[37];
 
-    if (is_a_worker(relay, place->domain) || !read_uuid(relay, place->domain, uuid) ||
-        store_find_vm(store, uuid, &vm, &error) < 0 || strcasecmp(vm.uuid, uuid) != 0)
+    if (place->domain == 0 || is_a_worker(relay, place->domain) ||
+        !read_uuid(relay, place->domain, uuid) || store_find_vm(store, uuid, &vm, &error) < 0 ||
+        strcasecmp(vm.uuid, uuid) != 0)
         return;
     place->vm_id = vm.vm_id;
     place->worker = relay_domains_find(&relay->domains, vm.pool);
-    if (place->worker && !place->worker->domain)
+    if (place->worker && !place->worker->runs)
         place->worker = NULL;
 }
 
@@ -292,11 +338,13 @@ static void settle(struct relay *relay, struct store *store, struct place *place
         find_place(relay, store, &places[i]);
     /* Taken away before it is given: another worker domain is to end its brokers. */
     for (unsigned i = 0; i < relay->domains.count; i++) {
-        if (relay->domains.workers[i].domain)
+        if (relay->domains.workers[i].runs)
             forget_others(relay, &relay->domains.workers[i], places, count);
     }
     for (size_t i = 0; i < count; i++) {
-        if (places[i].worker)
+        if (places[i].domain == 0)
+            continue;
+        if (places[i].worker && places[i].worker->domain != 0)
             give(relay, &places[i]);
         else
             take_away(relay, places[i].domain);
@@ -317,7 +365,7 @@ static struct place *list_domains(struct relay *relay, size_t *ret_count)
     for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
         uint64_t id;
 
-        if (text_parse_u64(names + at, 1, UINT16_MAX, &id))
+        if (text_parse_u64(names + at, 0, UINT16_MAX, &id))
             places[count++].domain = (unsigned)id;
     }
     *ret_count = count;
@@ -334,10 +382,11 @@ void guests_look(struct relay *relay)
     places = list_domains(relay, &count);
     if (!places)
         return;
-    find_workers(relay, places, count);
+    forget_workers(relay, places, count);
     if (store_open(relay->config.database, STORE_READ_BRIEFLY, &store, &error) < 0) {
         log_warning("%s", error.message);
     } else {
+        find_workers(relay, store, places, count);
         settle(relay, store, places, count);
         store_close(store);
     }

@@ -17,13 +17,16 @@ const char *argp_program_version = "vgpu-relay " VGPU_PACKAGE_VERSION;
 
 #define DEFAULT_CONFIG "/etc/vgpu/mediator.conf"
 #define DEFAULT_DOMAINS "/etc/vgpu/domains.conf"
+#define EXIT_USAGE 2
 
-enum option_key { OPTION_LOG_FORMAT = 256, OPTION_LOG_LEVEL, OPTION_XENBUS };
+enum option_key { OPTION_LOG_FORMAT = 256, OPTION_LOG_LEVEL, OPTION_WORKER, OPTION_XENBUS };
 
 static const struct argp_option option_table[] = {
     {"config", 'c', "FILE", 0, "The mediator's configuration (default " DEFAULT_CONFIG ")", 1},
     {"domains", 'd', "FILE", 0,
      "In Dom0: which domain serves which pool (default " DEFAULT_DOMAINS ")", 1},
+    {"worker", OPTION_WORKER, NULL, 0,
+     "In Dom0: be the side of a worker domain, for the pools that Dom0 serves itself", 1},
     {"log", 'l', "FILE", 0, "Append the log to FILE (default: standard error)", 2},
     {"log-format", OPTION_LOG_FORMAT, "FORMAT", 0, "'text' (default) or 'json', one object a line",
      2},
@@ -104,14 +107,12 @@ static int read_config(struct relay *relay, const struct relay_options *options,
     config_init(&relay->config);
     if (config_read(&relay->config, options->config_path, error) < 0)
         return -1;
-    if (!relay->config.database[0])
-        return error_set(error, EINVAL,
-                         "%s names no database: expected that of vgpu-admin in Dom0, and the place "
-                         "of its copy in a worker domain",
-                         options->config_path);
-    if (relay->own_domain != 0 && registry_prepare(relay, error) < 0)
-        return -1;
-    return config_complete(&relay->config, error);
+    if (relay->config.database[0])
+        return 0;
+    return error_set(error, EINVAL,
+                     "%s names no database: expected that of vgpu-admin in Dom0, and the place of "
+                     "its copy in a worker domain",
+                     options->config_path);
 }
 
 static int open_all(struct relay *relay, const struct relay_options *options,
@@ -120,6 +121,8 @@ static int open_all(struct relay *relay, const struct relay_options *options,
     char number[16];
     uint64_t domain;
 
+    if (read_config(relay, options, error) < 0)
+        return -1;
     if (open_signals(relay) < 0)
         return error_set_errno(error, "signals");
     relay->xenbus_path = options->xenbus_path;
@@ -129,7 +132,10 @@ static int open_all(struct relay *relay, const struct relay_options *options,
         !text_parse_u64(number, 0, UINT16_MAX, &domain))
         return error_set_errno(error, "XenStore does not say which domain this is (domid)");
     relay->own_domain = (unsigned)domain;
-    return read_config(relay, options, error);
+    relay->is_worker = options->is_worker || domain != 0;
+    if (relay->is_worker && registry_prepare(relay, error) < 0)
+        return -1;
+    return config_complete(&relay->config, error);
 }
 
 static int relay_run(const struct relay_options *options, struct vgpu_error *error)
@@ -139,16 +145,15 @@ static int relay_run(const struct relay_options *options, struct vgpu_error *err
 
     relay.bus.fd = relay.listener.fd = -1;
     if (open_all(&relay, options, error) == 0)
-        result = relay.own_domain == 0 ? relay_dom0_run(&relay, options, error)
-                                       : relay_worker_run(&relay, error);
+        result = relay.is_worker ? relay_worker_run(&relay, error)
+                                 : relay_dom0_run(&relay, options, error);
     xenbus_close(&relay.bus);
     fd_close(&relay.signal_fd);
     config_free(&relay.config);
     return result;
 }
 
-/* --- options -----------------------------------------------------------------------------------
- */
+/* --- options --------------------------------------------------------------------------- */
 
 static enum log_level parse_level(struct argp_state *state, const char *value)
 {
@@ -189,6 +194,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case OPTION_LOG_LEVEL:
         arguments->level = parse_level(state, value);
         return 0;
+    case OPTION_WORKER:
+        arguments->relay.is_worker = true;
+        return 0;
     case OPTION_XENBUS:
         arguments->relay.xenbus_path = value;
         return 0;
@@ -206,7 +214,7 @@ static const struct argp argp = {
     .doc = "Keeps Dom0 and a worker domain, which has the GPU and the mediator, in agreement: "
            "which domain is which VM, the registry, and the mediator's control socket.  It runs in "
            "both.\v"
-           "Exit status: 0 told to end, 1 cannot start or go on.",
+           "Exit status: 0 told to end, 1 cannot start or go on, 2 wrong options.",
 };
 
 int main(int argc, char **argv)
@@ -220,11 +228,13 @@ int main(int argc, char **argv)
     struct vgpu_error error;
     int result;
 
+    argp_err_exit_status = EXIT_USAGE;
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
     if (log_open(arguments.log, arguments.format, arguments.level, &error) < 0) {
         fprintf(stderr, "vgpu-relay: %s\n", error.message);
         return EXIT_FAILURE;
     }
+    signal(SIGPIPE, SIG_IGN); /* a XenStore that goes is an error like others */
     result = relay_run(&arguments.relay, &error);
     if (result < 0)
         log_error("%s", error.message);

@@ -5,7 +5,8 @@
  *   Dom0    vgpu.db ──▶ all.db ──rows──▶ own.db ──without others' VMs──▶ sent.db ──▶ bytes
  *   worker  bytes ──▶ a file ──rows, one transaction──▶ the mediator's database
  *
- * Rows alone, so who changed what stays in Dom0; and only what this domain serves.
+ * Rows alone, so who changed what stays in Dom0; and only what this domain serves.  What
+ * came last is kept beside the database: what is otherwise there is the mediator's own.
  */
 #include "relay/relay.h"
 
@@ -21,6 +22,16 @@
 #define PATH_ROOM (PATH_MAX + 32)
 
 static const struct store_actor actor = {"vgpu-relay", "restore"};
+
+/* -1: none.  Ends with its descriptor. */
+static int lock_file(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd >= 0 && flock(fd, LOCK_EX) < 0)
+        fd_close(&fd);
+    return fd;
+}
 
 /* --- narrowed to one worker domain ------------------------------------------------------ */
 
@@ -181,21 +192,7 @@ int registry_copy(const struct relay *relay, const struct relay_worker *worker, 
     return result;
 }
 
-/* --- there -------------------------------------------------------------------------------------
- */
-
-/* -1: none.  Ends with its descriptor. */
-static int lock_sending(const struct relay *relay)
-{
-    char path[PATH_ROOM];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/relay.lock", relay->config.run_dir);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && flock(fd, LOCK_EX) < 0)
-        fd_close(&fd);
-    return fd;
-}
+/* --- there ----------------------------------------------------------------------------- */
 
 static int send_copy(const struct relay *relay, struct xenbus *bus,
                      const struct relay_worker *worker, struct vgpu_error *error)
@@ -219,18 +216,19 @@ static int send_copy(const struct relay *relay, struct xenbus *bus,
 int registry_send(const struct relay *relay, struct xenbus *bus, const struct relay_worker *worker,
                   struct vgpu_error *error)
 {
-    int lock = lock_sending(relay);
-    int result;
+    char path[PATH_ROOM + RELAY_NAME_BYTES];
+    int lock, result;
 
+    snprintf(path, sizeof(path), "%s/relay.%s.lock", relay->config.run_dir, worker->name);
+    lock = lock_file(path);
     if (lock < 0)
-        return error_set_errno(error, "cannot lock relay.lock in %s", relay->config.run_dir);
+        return error_set_errno(error, "cannot lock '%s'", path);
     result = send_copy(relay, bus, worker, error);
     fd_close(&lock);
     return result;
 }
 
-/* --- here, in the worker domain
- * ------------------------------------------------------------------- */
+/* --- here, in the worker domain -------------------------------------------------------- */
 
 int registry_prepare(const struct relay *relay, struct vgpu_error *error)
 {
@@ -250,15 +248,102 @@ static int write_file(const char *path, const void *data, size_t bytes, struct v
     return result;
 }
 
-static int take_rows(const struct relay *relay, const char *path, struct vgpu_error *error)
+/* --- quarantines that the mediator began by itself: Dom0 does not know them --------------- */
+
+struct rows {
+    struct store_vm *vms;
+    size_t count;
+};
+
+static bool is_same_vm(const struct store_vm *one, const struct store_vm *other)
+{
+    return one->vm_id == other->vm_id && one->created_us == other->created_us;
+}
+
+static const struct store_vm *find_same(const struct rows *rows, const struct store_vm *vm)
+{
+    for (size_t i = 0; i < rows->count; i++) {
+        if (is_same_vm(&rows->vms[i], vm))
+            return &rows->vms[i];
+    }
+    return NULL;
+}
+
+/* What Dom0 had sent before says so of its own ones. */
+static bool is_own(const struct store_vm *vm, const struct rows *sent)
+{
+    const struct store_vm *there = find_same(sent, vm);
+
+    return vm->state == STORE_VM_QUARANTINED &&
+           !(there && there->state == STORE_VM_QUARANTINED &&
+             there->quarantine_until_us == vm->quarantine_until_us &&
+             strcmp(there->reason, vm->reason) == 0);
+}
+
+static int list_rows(struct store *store, struct rows *rows, struct vgpu_error *error)
+{
+    return store_list_vms(store, &rows->vms, &rows->count, error);
+}
+
+/* Of a file that is not there, or cannot be read: none. */
+static void read_rows(const char *path, struct rows *rows)
+{
+    struct vgpu_error error;
+    struct store *store;
+
+    *rows = (struct rows){0};
+    if (access(path, F_OK) < 0)
+        return;
+    if (store_open(path, STORE_READ, &store, &error) < 0) {
+        log_warning("%s", error.message);
+        return;
+    }
+    if (list_rows(store, rows, &error) < 0)
+        log_warning("%s", error.message);
+    store_close(store);
+}
+
+static int keep_quarantine(struct store *store, const struct store_vm *vm, struct vgpu_error *error)
+{
+    struct store_vm_change change = {.fields = STORE_VM_STATE, .values = *vm};
+    struct store_vm now;
+
+    if (store_get_vm(store, vm->vm_id, &now, error) < 0)
+        return error->code == ENOENT ? 0 : -1;
+    if (!is_same_vm(&now, vm) || now.state == STORE_VM_QUARANTINED)
+        return 0;
+    return store_change_vm(store, vm->vm_id, &change, NULL, NULL, error);
+}
+
+static int restore_and_keep(struct store *store, const char *path, const struct rows *sent,
+                            struct vgpu_error *error)
+{
+    struct rows had = {0};
+    int result = list_rows(store, &had, error);
+
+    if (result == 0)
+        result = store_restore(store, path, error);
+    for (size_t i = 0; result == 0 && i < had.count; i++) {
+        if (is_own(&had.vms[i], sent))
+            result = keep_quarantine(store, &had.vms[i], error);
+    }
+    free(had.vms);
+    return result;
+}
+
+static int take_rows(const struct relay *relay, const char *path, const char *sent_path,
+                     struct vgpu_error *error)
 {
     struct store *store;
+    struct rows sent;
     int result;
 
     if (store_open(relay->config.database, STORE_WRITE, &store, error) < 0)
         return -1;
     store_set_actor(store, &actor);
-    result = store_restore(store, path, error);
+    read_rows(sent_path, &sent);
+    result = restore_and_keep(store, path, &sent, error);
+    free(sent.vms);
     store_close(store);
     return result;
 }
@@ -266,13 +351,38 @@ static int take_rows(const struct relay *relay, const char *path, struct vgpu_er
 int registry_put(const struct relay *relay, const void *data, size_t bytes,
                  struct vgpu_error *error)
 {
-    char path[PATH_ROOM];
-    int result;
+    char path[PATH_ROOM], sent[PATH_ROOM], lock_path[PATH_ROOM];
+    int lock, result;
 
-    snprintf(path, sizeof(path), "%.4000s.%d", relay->config.database, (int)getpid());
+    snprintf(path, sizeof(path), "%.4000s.new", relay->config.database);
+    snprintf(sent, sizeof(sent), "%.4000s.sent", relay->config.database);
+    snprintf(lock_path, sizeof(lock_path), "%.4000s.lock", relay->config.database);
+    lock = lock_file(lock_path);
+    if (lock < 0)
+        return error_set_errno(error, "cannot lock '%s'", lock_path);
     result = write_file(path, data, bytes, error);
     if (result == 0)
-        result = take_rows(relay, path, error);
-    unlink(path);
+        result = take_rows(relay, path, sent, error);
+    if (result == 0 && rename(path, sent) < 0)
+        result = error_set_errno(error, "cannot rename '%s' to '%s'", path, sent);
+    fd_close(&lock);
+    return result;
+}
+
+int registry_release(const struct relay *relay, const char *word, struct vgpu_error *error)
+{
+    const struct store_vm_change change = {.fields = STORE_VM_STATE,
+                                           .values.state = STORE_VM_ACTIVE};
+    struct store *store;
+    struct store_vm vm;
+    int result;
+
+    if (store_open(relay->config.database, STORE_WRITE, &store, error) < 0)
+        return -1;
+    store_set_actor(store, &actor);
+    result = store_find_vm(store, word, &vm, error);
+    if (result == 0 && vm.state == STORE_VM_QUARANTINED)
+        result = store_change_vm(store, vm.vm_id, &change, NULL, NULL, error);
+    store_close(store);
     return result;
 }

@@ -11,6 +11,7 @@
  *
  *   dom0.c  the loop in Dom0, worker.c that in the worker domain
  *   message.c  what both say to each other, in chunks, through XenStore
+ *   clean.c    what a worker domain says, fit to be shown
  *
  * A process a connection and a message: whoever waits keeps nobody else waiting.
  */
@@ -27,12 +28,12 @@
 #define RELAY_NAME_BYTES 64u
 #define RELAY_ID_BYTES 17u /* 16 of 0-9 and a-f, NUL */
 #define RELAY_CHILDREN_MAX 16u
-#define RELAY_LOOK_AGAIN_MS 5000
-#define RELAY_SEND_AGAIN_MS 1000 /* however often a worker domain says that it has started */
+#define RELAY_LOOK_PAUSE_MS 1000 /* however often a worker domain says that it has started */
 #define RELAY_ANSWER_MS 25000    /* vgpu-admin waits for 30 s */
 
 struct relay_options {
     const char *config_path; /* of the mediator */
+    bool is_worker;          /* in Dom0: the worker domain's side of a pool that it serves itself */
     const char *domains_path;
     const char *xenbus_path;
 };
@@ -42,9 +43,11 @@ struct relay_options {
 struct relay_worker {
     char name[RELAY_NAME_BYTES];      /* as xl has it, or its UUID */
     char pools[CONFIG_POOLS_MAX + 1]; /* letters */
-    unsigned domain;                  /* 0: it does not run */
-    bool is_due;                      /* it is to get the registry */
-    uint64_t sent_ns;                 /* when that began last */
+    bool runs;
+    unsigned domain;                  /* while it runs; 0: Dom0 itself */
+    bool is_ambiguous;                /* and that has been told */
+    bool has_news;                    /* what it says of itself is to be looked at */
+    uint64_t looked_ns;               /* when that was last */
     struct control_listener listener; /* its own control socket */
 };
 
@@ -65,9 +68,12 @@ struct relay {
     struct xenbus bus;
     int signal_fd;
     unsigned own_domain;
+    bool is_worker;
     unsigned children;
+    uint8_t complained[UINT16_MAX / 8 + 1]; /* a bit a domain: of its nodes' rights */
     const char *xenbus_path;
     struct config config;
+    uint64_t looked_ns, look_ns;      /* at all domains: last, and when again */
     struct relay_domains domains;     /* Dom0 */
     struct control_listener listener; /* Dom0 */
 };
@@ -112,15 +118,22 @@ int registry_copy(const struct relay *relay, const struct relay_worker *worker, 
 int registry_send(const struct relay *relay, struct xenbus *bus, const struct relay_worker *worker,
                   struct vgpu_error *error);
 
-/* The worker domain: an empty one where there is none; what came, in its place. */
+/* The worker domain: an empty one where there is none; what came, in its place, but for
+ * quarantines that the mediator began by itself; the end of such a one. */
 int registry_prepare(const struct relay *relay, struct vgpu_error *error);
 int registry_put(const struct relay *relay, const void *data, size_t bytes,
                  struct vgpu_error *error);
+int registry_release(const struct relay *relay, const char *word, struct vgpu_error *error);
 
 /* --- guests.c ---------------------------------------------------------------------------- */
 
 /* Finds worker domains and guests, and makes XenStore say what is so. */
 void guests_look(struct relay *relay);
+
+/* --- clean.c ----------------------------------------------------------------------------- */
+
+/* What would steer a terminal becomes '?'; members with such a name go. */
+void relay_clean(json_t *value);
 
 /* --- control.c --------------------------------------------------------------------------- */
 

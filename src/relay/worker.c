@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define COMMAND_TIMEOUT_MS 20000
+#define LOOK_AGAIN_MS 5000
 
 /* --- one message --------------------------------------------------------------------------- */
 
@@ -58,6 +59,17 @@ static json_t *call_mediator(const struct relay *relay, const char *command, jso
     return answer;
 }
 
+/* The mediator ends what it knows by itself; what it wrote ends here, as Dom0 has no row to
+ * change. */
+static void release_row(const struct relay *relay, const json_t *arguments)
+{
+    const char *word = json_string_value(json_object_get(arguments, "vm"));
+    struct vgpu_error error;
+
+    if (word && registry_release(relay, word, &error) < 0 && error.code != ENOENT)
+        log_warning("the quarantine of VM %s stays in the registry: %s", word, error.message);
+}
+
 static char *take_command(const struct relay *relay, const char *data)
 {
     json_error_t wrong;
@@ -65,6 +77,8 @@ static char *take_command(const struct relay *relay, const char *data)
     const char *command = json_string_value(json_object_get(question, "command"));
     char *text;
 
+    if (command && strcmp(command, "release") == 0)
+        release_row(relay, json_object_get(question, "arguments"));
     answer = command ? call_mediator(relay, command, json_object_get(question, "arguments"))
                      : json_pack("{s:s, s:s}", "code", "internal", "message",
                                  "what Dom0 sent is no command");
@@ -196,7 +210,7 @@ static int serve(struct relay *relay, struct vgpu_error *error)
         int got;
 
         if (relay->bus.event_count == 0)
-            poll(waits, 2, RELAY_LOOK_AGAIN_MS);
+            poll(waits, 2, LOOK_AGAIN_MS);
         if (waits[1].revents && relay_take_signals(relay))
             return 0;
         while ((got = xenbus_next_event(&relay->bus, &event)) > 0)

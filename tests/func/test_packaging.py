@@ -6,6 +6,7 @@ shown without systemd: the mediator runs with the same capabilities, and any
 system call outside the unit's filter ends it.
 """
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -18,10 +19,13 @@ import time
 import pytest
 from support import BUILD, MEDIATOR, REPOSITORY, is_sanitized
 from xen_support import UUIDS, build_shim, registered_host
+from xen_worker_support import World
 
 UNIT = BUILD / "packaging/vgpu-mediator.service"
 XEN = BUILD / "src/xen/vgpu-xen"
 XEN_UNIT = BUILD / "packaging/vgpu-xen.service"
+RELAY = BUILD / "src/relay/vgpu-relay"
+RELAY_UNIT = BUILD / "packaging/vgpu-relay.service"
 PACKAGING = REPOSITORY / "packaging"
 PATIENCE_S = 90
 OWNER = 123456
@@ -95,8 +99,8 @@ def serve_one_request(directory, argv, **options):
 
 
 @needs("systemd-analyze")
-@pytest.mark.parametrize("made, program", [(UNIT, MEDIATOR), (XEN_UNIT, XEN)],
-                         ids=["vgpu-mediator", "vgpu-xen"])
+@pytest.mark.parametrize("made, program", [(UNIT, MEDIATOR), (XEN_UNIT, XEN), (RELAY_UNIT, RELAY)],
+                         ids=["vgpu-mediator", "vgpu-xen", "vgpu-relay"])
 def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path, made, program):
     unit = tmp_path / made.name
     # systemd asks whether the program is there; here it is not installed.
@@ -215,6 +219,44 @@ def test_the_xen_units_system_calls_are_enough(mediator, tmp_path):
     serve_one_session(mediator, tmp_path, preexec_fn=kill_on_others(allowed_calls(XEN_UNIT)))
 
 
+def agree(mediator, directory, argv=(), **options):
+    """vgpu-relay's life on both sides: the registry, a guest, a question and an answer."""
+    with contextlib.ExitStack() as stack:
+        world = World(directory, mediator, stack)
+        world.on_start = lambda program: confine(program, argv, options)
+        world.register(7)
+        world.start_all()
+        world.guest(5, 7)
+        world.wait_served(5)
+        assert world.dom0.json("status")["vms"][0]["vm_id"] == 7
+        world.dom0.good("set-priority", "vm7", "high")
+        world.relay.stop()
+        world.worker.stop()
+
+
+def confine(program, argv, options):
+    program.argv = [*argv, *program.argv]
+    program.options = options
+
+
+@needs_root
+@needs("setpriv")
+def test_the_relay_units_capabilities_are_enough(mediator, place):
+    kept = kept_capabilities(RELAY_UNIT)
+    assert kept == ["chown", "dac_override"]
+    agree(mediator, place, ["setpriv", "--no-new-privs", "--inh-caps=-all",
+                            "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)])
+
+
+@needs_root
+@needs("systemd-analyze")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
+def test_the_relay_units_system_calls_are_enough(mediator, place):
+    if is_sanitized():
+        pytest.skip("sanitizers make system calls that the program does not")
+    agree(mediator, place, preexec_fn=kill_on_others(allowed_calls(RELAY_UNIT)))
+
+
 def test_the_unit_leaves_time_to_finish_an_operation():
     config = (PACKAGING / "mediator.conf").read_text()
     limit_ms = int(re.search(r"^operation_limit_ms = (\d+)$", config, re.MULTILINE)[1])
@@ -265,7 +307,7 @@ def complete(program, *words):
     return sorted(done.stdout.split())
 
 
-@pytest.mark.parametrize("program, least", [(MEDIATOR, 10), (XEN, 7)],
+@pytest.mark.parametrize("program, least", [(MEDIATOR, 10), (XEN, 7), (RELAY, 9)],
                          ids=lambda value: getattr(value, "name", ""))
 def test_completion_offers_every_option_of_the_program(program, least):
     text = subprocess.run([program, "--help"], stdout=subprocess.PIPE, text=True).stdout
@@ -281,8 +323,9 @@ def test_completion_offers_every_option_of_the_program(program, least):
     (["--config", f"{PACKAGING}/mediator.c"], [f"{PACKAGING}/mediator.conf"]),
     (["--xenbus", f"{PACKAGING}/vgpu-xen.b"], [f"{PACKAGING}/vgpu-xen.bash"]),
 ])
-def test_completion_of_vgpu_xen_offers_values(words, offered):
-    assert complete("vgpu-xen", *words) == offered
+@pytest.mark.parametrize("program", ["vgpu-xen", "vgpu-relay"])
+def test_completion_of_vgpu_xen_and_vgpu_relay_offers_values(program, words, offered):
+    assert complete(program, *words) == offered
 
 
 @pytest.mark.parametrize("words, offered", [

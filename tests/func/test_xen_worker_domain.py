@@ -6,171 +6,17 @@ in a domain of its own as far as XenStore goes.  No pages are granted here: test
 import contextlib
 import json
 import os
-import signal
+import sqlite3
 import subprocess
+import threading
 
 import pytest
 
 import control_support
-from admin_support import Host
-from support import BUILD, WAIT_S, wait_until
-from xenstore_domains import SharedStore, may
-
-RELAY = BUILD / "src/relay/vgpu-relay"
-XEN = BUILD / "src/xen/vgpu-xen"
-WORKER, OTHER_WORKER = 2, 3
-UUIDS = {vm_id: f"5f7c0c2e-9d2a-4c39-8a52-{vm_id:012x}" for vm_id in range(1, 10)}
-WORKER_UUID = "11111111-2222-4333-8444-555555555555"
-NAME = "00112233445566aa"
-
-
-class Program(contextlib.AbstractContextManager):
-    """One of ours, with its log."""
-
-    def __init__(self, program, log, *arguments):
-        self.argv = [program, f"--log={log}", "--log-format=json", *arguments]
-        self.log = log
-        self.stderr = log.with_suffix(".stderr")
-        self.process = None
-
-    def __exit__(self, *_):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        text = self.stderr.read_text(errors="replace") if self.stderr.exists() else ""
-        assert "Sanitizer" not in text and "runtime error" not in text, text
-
-    def start(self, part):
-        """Waits until it has said `part`."""
-        with open(self.stderr, "ab") as stderr:
-            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.argv],
-                                            stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
-        self.wait_message(part)
-        return self
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(WAIT_S) == 0, self.text()
-        self.process = None
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-
-    def text(self):
-        return "\n".join(path.read_text(errors="replace") for path in (self.log, self.stderr)
-                         if path.exists())[-4000:]
-
-    def messages(self, part=""):
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        said = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # half a line
-                said.append(json.loads(line)["message"])
-        return [one for one in said if part in one]
-
-    def wait_message(self, part, count=1):
-        wait_until(lambda: len(self.messages(part)) >= count or self.process.poll() is not None,
-                   lambda: f"'{part}':\n{self.text()}")
-        assert self.process.poll() is None, self.text()
-
-
-class World:
-    """XenStore, Dom0's registry and relay; a worker domain's relay and mediator."""
-
-    def __init__(self, directory, mediator, stack, domains="[pools]\nA = gpu1\nB = gpu1\n"):
-        self.directory = directory
-        self.stack = stack
-        self.store = stack.enter_context(SharedStore(directory / "xenstored"))
-        (directory / "dom0").mkdir()
-        self.dom0 = Host(directory / "dom0")
-        self.dom0.good("init")
-        self.domains = directory / "domains.conf"
-        self.domains.write_text(domains)
-        self.relay = stack.enter_context(Program(
-            RELAY, directory / "dom0.log", f"--config={self.dom0.config}",
-            f"--domains={self.domains}", f"--xenbus={self.store.path}"))
-        self.mediator = mediator({}, start=False)
-        self.mediator.settings["database"] = self.replica = self.mediator.directory / "copy.db"
-        self.mediator.write_config()
-        self.worker = self.worker_xen = None
-
-    # --- the toolstack ----------------------------------------------------------------
-
-    def start_domain(self, number, name, uuid):
-        path = f"/local/domain/{number}"
-        self.store.write(f"/vm/{uuid}", "")
-        for key, value in {"domid": number, "name": name, "vm": f"/vm/{uuid}"}.items():
-            self.store.write(f"{path}/{key}", value)
-            self.store.set_permissions(f"{path}/{key}", "n0", f"r{number}")
-        self.store.set_permissions(path, "n0", f"r{number}")
-        self.store.write(f"{path}/data", "")
-        self.store.set_permissions(f"{path}/data", f"n{number}")
-        self.store.tell("@introduceDomain")
-        return number
-
-    def end_domain(self, number):
-        """Nodes that it owns elsewhere go too."""
-        for guest in self.store.names("/local/domain"):
-            place = f"/local/domain/{guest}/data/vgpu/backend"
-            node = self.store.node(place)
-            if node is not None and node.permissions[0] == f"n{number}":
-                self.store.remove(place)
-        self.store.remove(f"/local/domain/{number}")
-        self.store.tell("@releaseDomain")
-
-    def register(self, vm_id, pool="A"):
-        done = self.dom0.run("register-vm", f"vm{vm_id}", "--vm-id", vm_id, "--uuid",
-                             UUIDS[vm_id], "--pool", pool)
-        assert done.returncode == 0, done.stderr
-
-    def guest(self, number, vm_id):
-        return self.start_domain(number, f"guest{vm_id}", UUIDS[vm_id])
-
-    # --- the worker domain --------------------------------------------------------------
-
-    def start_worker(self, number=WORKER, mediator=True, xen=True):
-        self.start_domain(number, "gpu1", WORKER_UUID)
-        bus = f"--xenbus={self.store.socket_of(number)}"
-        config = f"--config={self.mediator.config}"
-        self.worker = self.stack.enter_context(
-            Program(RELAY, self.directory / f"worker{number}.log", config, bus))
-        self.worker.start(f"in worker domain {number}")
-        if mediator:
-            self.mediator.start()
-        if xen:
-            self.worker_xen = self.stack.enter_context(
-                Program(XEN, self.directory / f"xen{number}.log", config, bus))
-            self.worker_xen.start(f"serves from domain {number}")
-        return self
-
-    def start_all(self):
-        self.relay.start("in Dom0")
-        return self.start_worker().wait_registry()
-
-    def wait_registry(self, count=1):
-        self.relay.wait_message("has the registry", count)
-        return self
-
-    def wait_served(self, guest, worker=WORKER):
-        path = f"/local/domain/{guest}/data/vgpu/backend/domain"
-        wait_until(lambda: self.store.read(path) == (None if worker is None else str(worker)),
-                   lambda: f"domain {guest} served by {worker}, not {self.store.read(path)}:\n"
-                   f"{self.relay.text()}\n{self.worker_xen and self.worker_xen.text()}")
-
-    def served_as(self, guest, worker=WORKER):
-        return self.store.read(f"/local/domain/{worker}/vgpu/guest/{guest}")
-
-    def ask_session(self, guest, name=NAME):
-        """What a program writes, of pages that nobody granted."""
-        for key, value in {"version": 1, "directory": 0, "slot-bytes": 1 << 20,
-                           "event-channel": 5, "state": "initialising"}.items():
-            self.store.write(f"/local/domain/{guest}/data/vgpu/frontend/{name}/{key}", value,
-                             domain=guest)
-
-    def told(self, guest, key="state", name=NAME):
-        return self.store.read(f"/local/domain/{guest}/data/vgpu/backend/{name}/{key}")
+from support import WAIT_S, wait_until
+from xen_worker_support import (NAME, OTHER_WORKER, UUIDS, WORKER, WORKER_UUID, FakeWorker, World)
+from xenstore import READ
+from xenstore_domains import may
 
 
 @pytest.fixture
@@ -332,6 +178,306 @@ def test_a_worker_domain_that_comes_back_serves_again(world):
     w.start_worker(OTHER_WORKER).wait_registry(2)
     w.wait_served(5, OTHER_WORKER)
     assert w.served_as(5, OTHER_WORKER) == "7"
+
+
+def test_a_guest_is_offered_nothing_before_the_mediator_serves_its_vm(world):
+    w = world()
+    w.register(7)
+    w.relay.start("in Dom0")
+    w.start_worker(mediator=False).wait_registry()
+    w.guest(5, 7)
+    wait_until(lambda: w.served_as(5) == "7", w.relay.text)
+    before = w.store.asked[READ, str(WORKER)]
+    wait_until(lambda: w.store.asked[READ, str(WORKER)] > before + 4, w.worker_xen.text)
+    w.wait_served(5, None)
+    w.mediator.start()
+    w.wait_served(5)
+
+
+def test_a_vm_that_gets_another_number_is_served_as_that(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    w.dom0.good("set-vm-id", "vm7", 70, "--yes")
+    wait_until(lambda: w.served_as(5) == "70", w.relay.text)
+    w.worker_xen.wait_message("domain 5 is vm 70: the channel is offered")
+    w.wait_served(5)
+    assert w.dom0.json("status")["vms"][0]["vm_id"] == 70
+
+
+def test_the_worker_domain_has_no_rights_in_an_area_that_was_taken_from_it(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    w.dom0.good("remove-vm", "vm7", "--yes")
+    w.relay.wait_message(f"domain 5 is served by worker domain {WORKER} no more")
+    for side in ("backend", "frontend"):
+        node = w.store.node(f"/local/domain/5/data/vgpu/{side}")
+        assert not may(node, WORKER, "rb") and not may(node, WORKER, "wb"), side
+    assert may(w.store.node("/local/domain/5/data/vgpu/frontend"), 5, "w")
+
+
+# --- several places -----------------------------------------------------------------------
+
+
+def test_a_vm_that_goes_to_another_worker_domains_pool_is_served_there(world):
+    w = world(domains="[pools]\nA = gpu1\nB = gpu2\n")
+    w.register(7)
+    w.start_all()
+    second = w.add_place(OTHER_WORKER, "gpu2")
+    w.wait_registry(2)
+    w.guest(5, 7)
+    w.wait_served(5, WORKER)
+    w.dom0.good("set-pool", "vm7", "B")
+    w.wait_served(5, OTHER_WORKER)
+    second.xen.wait_message("domain 5 is vm 7: the channel is offered")
+    w.worker_xen.wait_message("domain 5 (vm 7) is gone")
+    node = w.store.node("/local/domain/5/data/vgpu/frontend")
+    assert may(node, OTHER_WORKER, "wb") and not may(node, WORKER, "wb")
+
+
+def test_one_pool_in_dom0_and_one_in_a_worker_domain(world):
+    w = world(domains="[pools]\nA = gpu1\nB = Domain-0\n")
+    w.register(7, pool="A")
+    w.register(8, pool="B")
+    w.start_all()
+    dom0 = w.add_place(0, "Domain-0")
+    w.wait_registry(2)
+    w.guest(5, 7)
+    w.guest(6, 8)
+    w.wait_served(5, WORKER)
+    w.wait_served(6, 0)
+    assert w.store.permissions("/local/domain/6/data/vgpu/backend") == ["n0", "r6"]
+    assert not dom0.xen.messages("domain 5 is vm")
+    for vm_id, one in ((7, w.mediator), (8, dom0.mediator)):
+        with control_support.control(one) as there:
+            assert [vm["vm_id"] for vm in there.call("status")["vms"]] == [vm_id]
+
+
+def test_a_vm_can_go_between_dom0_and_a_worker_domain(world):
+    w = world(domains="[pools]\nA = gpu1\nB = Domain-0\n")
+    w.register(7, pool="A")
+    w.start_all()
+    w.add_place(0, "Domain-0")
+    w.wait_registry(2)
+    w.guest(5, 7)
+    for pool, domain in (("B", 0), ("A", WORKER), ("B", 0)):
+        w.wait_served(5, WORKER if pool == "B" else 0)
+        w.dom0.good("set-pool", "vm7", pool)
+        w.wait_served(5, domain)
+        wait_until(lambda d=domain: w.store.permissions("/local/domain/5/data/vgpu/backend")[0] ==
+                   f"n{d}", w.relay.text)
+
+
+def test_a_question_about_a_vm_goes_to_the_domain_that_serves_it(world):
+    w = world(domains="[pools]\nA = gpu1\nB = gpu2\n")
+    w.register(7, pool="A")
+    w.register(8, pool="B")
+    w.start_all()
+    w.add_place(OTHER_WORKER, "gpu2")
+    w.wait_registry(2)
+    with control_support.Control(w.dom0.directory / "state/run/control.sock") as control:
+        for vm_id, pool in ((7, "A"), (8, "B")):
+            assert control.vm(vm_id)["pool"] == pool
+            assert control.call("release", vm=f"vm{vm_id}")["vm_id"] == vm_id
+        assert control.call("stats", pool="B")["pools"] is not None
+        for arguments in ({}, {"vm_id": 99}):
+            with pytest.raises(control_support.Failed) as failed:
+                control.call("status", **arguments)
+            assert failed.value.code == "bad-request"
+
+
+def test_a_worker_domain_that_does_not_answer_holds_no_other_one_up(world):
+    w = world(domains="[pools]\nA = gpu1\nB = gpu2\n")
+    w.register(8, pool="B")
+    w.relay.start("in Dom0")
+    silent = FakeWorker(w, lambda kind: None).say_ready()
+    wait_until(lambda: silent.seen, "the registry being sent to it")
+    w.add_place(OTHER_WORKER, "gpu2")
+    w.relay.wait_message("worker domain gpu2 has the registry")
+    with control_support.Control(w.dom0.directory / "state/run/gpu2/control.sock") as control:
+        assert control.call("reload")["count"] == 0
+        assert control.vm(8)["pool"] == "B"
+    assert not w.relay.messages("gpu1 does not have the registry")
+
+
+# --- a registered VM, or one of two with its name, is no worker domain ---------------------
+
+
+def test_a_vm_that_is_called_as_the_worker_domain_is_none(world):
+    w = world()
+    w.register(7)
+    w.relay.start("in Dom0")
+    w.start_domain(4, "gpu1", UUIDS[7])
+    w.start_worker().wait_registry()
+    assert w.store.names("/local/domain/4") == ["domid", "name", "vm", "data"]
+
+
+def test_of_two_domains_with_the_worker_domains_name_none_is_it(world):
+    w = world()
+    w.start_domain(4, "gpu1", UUIDS[4])
+    w.start_domain(WORKER, "gpu1", WORKER_UUID)
+    w.relay.start("in Dom0")
+    w.relay.wait_message("2 domains are called gpu1, so none of them is the worker domain")
+    assert "vgpu" not in w.store.names(f"/local/domain/{WORKER}")
+    w.end_domain(4)
+    w.relay.wait_message(f"worker domain gpu1 is domain {WORKER}")
+
+
+def test_a_worker_domain_can_be_named_by_its_uuid(world):
+    w = world(domains=f"[pools]\nA = {WORKER_UUID.upper()}\n")
+    w.start_domain(4, "gpu1", UUIDS[4])
+    w.start_all()
+    assert w.store.names("/local/domain/4") == ["domid", "name", "vm", "data"]
+
+
+# --- hostile guests -----------------------------------------------------------------------
+
+
+def test_a_guest_with_more_names_than_can_be_listed_is_taken_away_all_the_same(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    for number in range(1000):
+        w.store.write(f"/local/domain/5/data/vgpu/frontend/{number:016x}", "", domain=5)
+    w.dom0.good("remove-vm", "vm7", "--yes")
+    w.relay.wait_message(f"domain 5 is served by worker domain {WORKER} no more")
+    assert w.store.permissions("/local/domain/5/data/vgpu/backend") == ["n0", "r5"]
+
+
+def test_a_guest_that_replaces_its_places_gets_them_anew(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    w.store.remove("/local/domain/5/data/vgpu")
+    w.store.write("/local/domain/5/data/vgpu/backend/domain", WORKER, domain=5)
+    wait_until(lambda: w.store.permissions("/local/domain/5/data/vgpu/backend")[0] == f"n{WORKER}",
+               w.relay.text)
+    w.wait_served(5)
+
+
+def test_a_domain_that_is_no_vm_gets_nothing_by_writing_names_of_sessions(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(4, 9)
+    w.ask_session(4)
+    w.guest(5, 7)
+    w.wait_served(5)
+    w.relay.wait_message("domain 5 is vm 7")
+    assert w.served_as(4) is None and w.told(4, "error") in (None,
+                                                             "no worker domain serves this VM now")
+    assert not w.relay.messages("domain 4")
+
+
+# --- hostile worker domains ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [
+    "", "nonsense", "[]", "{}", '{"result":[]}', '{"result":7}', '{"result":{}}',
+    '{"result":{"vms":7,"devices":{},"pools":"x","mediator":[]}}',
+    '{"result":{"vms":[7,[],{"vm_id":"x","limits":7}],"devices":[7],"pools":[{}],"mediator":{}}}',
+    '{"code":7,"message":[]}', "[" * 5000,
+    {"chunks": "999999"}, {"chunks": "-1"}, {"chunks": "x" * 1000}, {"0": "{}", "chunks": "2"},
+], ids=lambda answer: str(answer)[:24])
+def test_answers_of_a_worker_domain_that_make_no_sense_are_errors_or_nothing(world, answer):
+    w = world()
+    w.relay.start("in Dom0")
+    FakeWorker(w, lambda kind: "" if kind == "registry" else answer).say_ready()
+    w.relay.wait_message("worker domain gpu1 is domain")
+    for command in (["status"], ["status", "--json"], ["stats"], ["queue"], ["reload"]):
+        done = w.dom0.run(*command)
+        assert done.returncode in (0, 1), (command, done)
+    assert w.relay.process.poll() is None
+
+
+def test_what_a_worker_domain_says_steers_no_terminal(world):
+    w = world()
+    w.relay.start("in Dom0")
+    words = "\x1b]0;owned\x07\x7f\u009b2Jend"
+    FakeWorker(w, lambda kind: "" if kind == "registry" else json.dumps(
+        {"code": "internal", "message": words})).say_ready()
+    w.relay.wait_message("worker domain gpu1 is domain")
+    done = w.dom0.run("status")
+    assert done.returncode == 1 and "end" in done.stderr
+    assert all(c == "\n" or c.isprintable() for c in done.stderr), repr(done.stderr)
+
+
+def test_a_worker_domain_that_never_stops_writing_holds_nothing_off(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    path = f"/local/domain/{WORKER}/data/vgpu-worker/version"
+    ended = threading.Event()
+
+    def write():
+        while not ended.is_set():
+            w.store.write(path, "1", domain=WORKER)
+
+    chatter = threading.Thread(target=write)
+    chatter.start()
+    try:
+        w.guest(5, 7)
+        w.wait_served(5)
+        w.register(8)
+        w.guest(6, 8)
+        w.wait_served(6)
+        assert len(w.dom0.json("status")["vms"]) == 2
+    finally:
+        ended.set()
+        chatter.join()
+
+
+# --- quarantines ----------------------------------------------------------------------------
+
+
+def quarantine_there(w, vm_id, reason="10 faults in 60 s"):
+    """As the mediator writes it that began it."""
+    with contextlib.closing(sqlite3.connect(w.replica)) as database:
+        database.execute("UPDATE vms SET state = 'quarantined', reason = ? WHERE vm_id = ?",
+                         (reason, vm_id))
+        database.commit()
+
+
+def state_there(w, vm_id):
+    return {vm["vm_id"]: vm["state"] for vm in w.dom0.json("status")["vms"]}[vm_id]
+
+
+def test_a_quarantine_that_the_mediator_began_survives_changes_in_dom0(world):
+    w = world()
+    w.register(7)
+    w.register(8)
+    w.start_all()
+    quarantine_there(w, 7)
+    for priority in ("high", "low"):
+        w.dom0.good("set-priority", "vm8", priority)
+        assert state_there(w, 7) == "quarantined"
+    w.dom0.good("release", "vm7")
+    assert state_there(w, 7) == "active"
+    w.dom0.good("set-priority", "vm8", "high")
+    assert state_there(w, 7) == "active"
+
+
+def test_a_quarantine_from_dom0_ends_there_also_while_the_worker_domain_is_away(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.dom0.good("quarantine", "vm7", "--reason", "tested", "--yes")
+    assert state_there(w, 7) == "quarantined"
+    w.worker.stop()
+    done = w.dom0.run("release", "vm7")
+    assert done.returncode == 0 and "this counts when it starts" in done.stderr
+    w.worker.start("in worker domain")
+    w.wait_registry(2)
+    assert state_there(w, 7) == "active"
 
 
 # --- control ---------------------------------------------------------------------------------
