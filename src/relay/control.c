@@ -182,12 +182,14 @@ static void merge(json_t *all, json_t *one)
         json_object_set_new(all, "files_done", json_false());
 }
 
-/* The mediators read copies; who asks knows the database in Dom0. */
+/* The mediators read copies; who asks knows the database in Dom0.  A worker domain that cannot
+ * take the registry keeps no other one from it. */
 static json_t *reload(struct connection *connection, struct failure *failure)
 {
     const struct relay_domains *domains = &connection->relay->domains;
     json_t *all = json_pack("{s:i, s:[], s:[], s:b, s:s}", "count", 0, "changes", "next_start",
                             "files_done", 1, "database", connection->relay->config.database);
+    bool failed = false;
 
     for (unsigned i = 0; all && i < domains->count; i++) {
         json_t *one;
@@ -195,14 +197,15 @@ static json_t *reload(struct connection *connection, struct failure *failure)
         if (connection->worker && connection->worker != &domains->workers[i])
             continue;
         one = refresh(connection, &domains->workers[i], failure);
-        if (!one) {
-            json_decref(all);
-            return NULL;
-        }
-        merge(all, one);
+        failed = failed || !one;
+        if (one)
+            merge(all, one);
         json_decref(one);
     }
-    return all;
+    if (!failed)
+        return all;
+    json_decref(all);
+    return NULL;
 }
 
 /* --- lines ----------------------------------------------------------------------------- */

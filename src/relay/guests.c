@@ -332,8 +332,24 @@ static void find_place(struct relay *relay, struct store *store, struct place *p
         place->worker = NULL;
 }
 
+/* Of domains that another file of domains named: they serve nobody any more. */
+static void forget_old_workers(struct relay *relay, const struct place *places, size_t count)
+{
+    char path[XENBUS_PATH_BYTES];
+
+    for (size_t i = 0; i < count; i++) {
+        if (is_a_worker(relay, places[i].domain))
+            continue;
+        relay_path(path, places[i].domain, WORKER_AREA);
+        xenbus_remove(&relay->bus, path); /* fails where there is none */
+    }
+    relay->has_settled = true;
+}
+
 static void settle(struct relay *relay, struct store *store, struct place *places, size_t count)
 {
+    if (!relay->has_settled)
+        forget_old_workers(relay, places, count);
     for (size_t i = 0; i < count; i++)
         find_place(relay, store, &places[i]);
     /* Taken away before it is given: another worker domain is to end its brokers. */

@@ -73,6 +73,7 @@ struct relay {
     uint8_t complained[UINT16_MAX / 8 + 1]; /* a bit a domain: of its nodes' rights */
     const char *xenbus_path;
     struct config config;
+    bool has_settled;                 /* what an earlier one left is in order */
     uint64_t looked_ns, look_ns;      /* at all domains: last, and when again */
     struct relay_domains domains;     /* Dom0 */
     struct control_listener listener; /* Dom0 */

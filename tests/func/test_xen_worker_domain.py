@@ -14,7 +14,8 @@ import pytest
 
 import control_support
 from support import WAIT_S, wait_until
-from xen_worker_support import (NAME, OTHER_WORKER, UUIDS, WORKER, WORKER_UUID, FakeWorker, World)
+from xen_worker_support import (NAME, OTHER_WORKER, SECOND_UUID, UUIDS, WORKER, WORKER_UUID,
+                                 FakeWorker, World)
 from xenstore import READ
 from xenstore_domains import may
 
@@ -238,6 +239,34 @@ def test_a_vm_that_goes_to_another_worker_domains_pool_is_served_there(world):
     w.worker_xen.wait_message("domain 5 (vm 7) is gone")
     node = w.store.node("/local/domain/5/data/vgpu/frontend")
     assert may(node, OTHER_WORKER, "wb") and not may(node, WORKER, "wb")
+
+
+def test_a_worker_domain_that_cannot_take_the_registry_keeps_no_other_from_it(world):
+    w = world(domains="[pools]\nC = gpu2\nA = gpu1\n")  # there is no pool C
+    w.register(7)
+    w.start_all()
+    second = FakeWorker(w, lambda kind: "", OTHER_WORKER, "gpu2", SECOND_UUID).say_ready()
+    w.relay.wait_message("worker domain gpu2 does not have the registry as it is now: domain gpu2 "
+                         "serves pools C, and the registry has none of them")
+    done = w.dom0.run("set-priority", "vm7", "high")
+    assert done.returncode == 1 and "create them (vgpu-admin create-pool)" in done.stderr
+    with control_support.control(w.mediator) as there:
+        assert there.vm(7)["priority"] == 2
+    assert not second.seen
+
+
+def test_a_domain_that_serves_pools_no_more_is_told_so_by_the_next_relay(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    w.relay.stop()
+    w.domains.write_text("[pools]\nA = gpu2\nB = gpu2\n")
+    w.relay.start("in Dom0")
+    w.worker_xen.wait_message("domain 5 (vm 7) is gone")
+    w.wait_served(5, None)
+    assert "vgpu" not in w.store.names(f"/local/domain/{WORKER}")
 
 
 def test_one_pool_in_dom0_and_one_in_a_worker_domain(world):
