@@ -119,7 +119,7 @@ static bool is_worker(struct relay *relay, struct store *store, const struct rel
         return true;
     return read_of_host(relay, domain, "name", name, sizeof(name)) == 0 &&
            strcmp(name, worker->name) == 0 &&
-           (!uuid[0] || store_find_vm(store, uuid, &vm, &error) < 0);
+           (!uuid[0] || (store_find_vm(store, uuid, &vm, &error) < 0 && error.code == ENOENT));
 }
 
 static bool is_listed(const struct place *places, size_t count, unsigned domain)
@@ -315,21 +315,29 @@ static bool is_a_worker(const struct relay *relay, unsigned domain)
     return false;
 }
 
-/* By what Dom0 wrote of it, and the registry. */
-static void find_place(struct relay *relay, struct store *store, struct place *place)
+/* By what Dom0 wrote of it, and the registry; -1: that cannot be read now. */
+static int find_place(struct relay *relay, struct store *store, struct place *place)
 {
     struct vgpu_error error;
     struct store_vm vm;
     char uuid[37];
 
     if (place->domain == 0 || is_a_worker(relay, place->domain) ||
-        !read_uuid(relay, place->domain, uuid) || store_find_vm(store, uuid, &vm, &error) < 0 ||
-        strcasecmp(vm.uuid, uuid) != 0)
-        return;
+        !read_uuid(relay, place->domain, uuid))
+        return 0;
+    if (store_find_vm(store, uuid, &vm, &error) < 0) {
+        if (error.code == ENOENT)
+            return 0;
+        log_warning("all stays as it is: %s", error.message);
+        return -1;
+    }
+    if (strcasecmp(vm.uuid, uuid) != 0)
+        return 0;
     place->vm_id = vm.vm_id;
     place->worker = relay_domains_find(&relay->domains, vm.pool);
     if (place->worker && !place->worker->runs)
         place->worker = NULL;
+    return 0;
 }
 
 /* Of domains that another file of domains named: they serve nobody any more. */
@@ -348,10 +356,12 @@ static void forget_old_workers(struct relay *relay, const struct place *places, 
 
 static void settle(struct relay *relay, struct store *store, struct place *places, size_t count)
 {
+    for (size_t i = 0; i < count; i++) {
+        if (find_place(relay, store, &places[i]) < 0)
+            return;
+    }
     if (!relay->has_settled)
         forget_old_workers(relay, places, count);
-    for (size_t i = 0; i < count; i++)
-        find_place(relay, store, &places[i]);
     /* Taken away before it is given: another worker domain is to end its brokers. */
     for (unsigned i = 0; i < relay->domains.count; i++) {
         if (relay->domains.workers[i].runs)

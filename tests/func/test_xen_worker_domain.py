@@ -195,6 +195,23 @@ def test_a_guest_is_offered_nothing_before_the_mediator_serves_its_vm(world):
     w.wait_served(5)
 
 
+def test_a_registry_that_cannot_be_read_for_a_while_changes_nothing(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    w.guest(5, 7)
+    w.wait_served(5)
+    database, away = w.dom0.database, w.dom0.database.with_suffix(".away")
+    database.rename(away)
+    w.guest(6, 8)
+    w.relay.wait_message(str(database))
+    assert w.served_as(5) == "7"
+    away.rename(database)
+    w.register(8)
+    w.wait_served(6)
+    assert not w.relay.messages("no more") and not w.worker_xen.messages("is gone")
+
+
 def test_a_vm_that_gets_another_number_is_served_as_that(world):
     w = world()
     w.register(7)
