@@ -230,9 +230,9 @@ static int share_slot(struct xen *xen, uint64_t wanted_bytes, struct vgpu_proble
     return no_pages(xen->slot_bytes ? xen->slot_bytes : sizes[0], problem);
 }
 
-/* Our byte says that we are here; the kernel clears it, and tells the host, when the pages
- * are given back, by whatever end. */
-static int announce_life(struct vgpu_session *session, struct xen *xen)
+/* The kernel shall clear our byte, and tell the host, when the pages are given back, by
+ * whatever end.  EINVAL: our port is not one that it knows. */
+static int ask_for_notice(const struct xen *xen)
 {
     struct ioctl_gntalloc_unmap_notify notify = {
         .index = xen->slot_index + VGPU_SLOT_GUEST + VGPU_XEN_ALIVE,
@@ -240,8 +240,14 @@ static int announce_life(struct vgpu_session *session, struct xen *xen)
         .event_channel_port = xen->port,
     };
 
-    session->slot[VGPU_SLOT_GUEST + VGPU_XEN_ALIVE] = 1;
     return ioctl(xen->grants_fd, IOCTL_GNTALLOC_SET_UNMAP_NOTIFY, &notify);
+}
+
+/* Our byte says that we are here. */
+static int announce_life(struct vgpu_session *session, const struct xen *xen)
+{
+    session->slot[VGPU_SLOT_GUEST + VGPU_XEN_ALIVE] = 1;
+    return ask_for_notice(xen);
 }
 
 static bool is_host_there(const struct vgpu_session *session)
@@ -368,12 +374,26 @@ static void xen_ring(struct vgpu_session *session)
     evtchn_notify(xen->events_fd, xen->port);
 }
 
+/* A domain that was saved and restored is a new one to Xen: its kernel has forgotten our port.
+ * One that is another's by now must not be closed at all, and the pages would close it too. */
+static void leave_lost_port(struct xen *xen)
+{
+    if (xen->events_fd < 0 || xen->grants_fd < 0 || ask_for_notice(xen) == 0 || errno != EINVAL)
+        return;
+    if (evtchn_is_free(xen->port))
+        evtchn_abandon(xen->events_fd);
+    else
+        xen->grants_fd = -1;
+    xen->events_fd = -1;
+}
+
 /* That the broker is gone is seen before vgpu-xen can have written why. */
 static void end_session(struct vgpu_session *session, struct xen *xen)
 {
     char error[300] = "";
 
     xen->is_connected = false;
+    leave_lost_port(xen);
     await_end(xen, clock_ns() + REASON_TIMEOUT_NS);
     read_key(xen, VGPU_XEN_ERROR, error, sizeof(error));
     session_end(session, VGPU_PROBLEM_CLOSED,
@@ -454,6 +474,7 @@ static void xen_close(struct vgpu_session *session)
 
     if (xen->is_told)
         say_goodbye(xen);
+    leave_lost_port(xen);
     close_fds(session);
 }
 

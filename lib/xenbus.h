@@ -88,4 +88,14 @@ void evtchn_notify(int fd, unsigned port);
 /* Takes what has come, so that `fd` is readable with the next event. */
 void evtchn_drain(int fd);
 
+/* A kernel whose domain was saved and restored has forgotten the ports of before.  Linux (up
+ * to 6.1 at least) does not expect that such a port is closed: a BUG() ends the process that
+ * does so, and one that does it by its own exit can never be reaped. */
+
+/* Nobody has got `port` meanwhile; when in doubt false. */
+bool evtchn_is_free(unsigned port);
+/* Closes `fd`, which has such ports, in a child that may die of it; it is not to be used any
+ * more.  Where a kernel's bug stops the whole machine `fd` stays open instead. */
+void evtchn_abandon(int fd);
+
 #endif

@@ -121,6 +121,26 @@ class Domain(Agent):
         self._attach()
         return self.wait_ready(timeout)
 
+    def save_and_restore(self, timeout=BOOT_TIMEOUT_S):
+        """As `xl save` and `xl restore` do it: what runs in it goes on, in a new domain.  Its
+        jobs are lost, and none may print meanwhile: let them write into files."""
+        file = self._save("", timeout)
+        self._detach()
+        self.dom0.check(f"xl restore {file}; status=$?; rm {file}; exit $status", timeout)
+        self._attach()
+        with self._changed:
+            self._said_hello = True  # once for all, when it was booted
+        return self
+
+    def save_and_go_on(self, timeout=BOOT_TIMEOUT_S):
+        """A copy, as `xl save -c` makes it: the domain stays; jobs and all."""
+        self.dom0.check(f"rm {self._save('-c', timeout)}")
+
+    def _save(self, options, timeout):
+        file = f"/run/{self.name}.saved"
+        self.dom0.check(f"xl save {options} {shlex.quote(self.name)} {file}", timeout)
+        return file
+
     def _domid(self):
         status, output = self.dom0.run(f"xl domid {shlex.quote(self.name)} 2>/dev/null",
                                        STEP_TIMEOUT_S)

@@ -22,6 +22,7 @@ from . import packages
 SOURCES = paths.REPOSITORY / "tests/xen/guest"
 XEN_PROGRAMS = ["usr/lib/xen-4.17/bin/xl", "usr/lib/xen-4.17/bin/xenstored",
                 "usr/lib/xen-4.17/bin/xenconsoled", "usr/lib/xen-4.17/bin/xen-init-dom0"]
+SAVE_HELPER = "usr/lib/xen-4.17/bin/libxl-save-helper"  # xl starts it at this path
 XENSTORE_PROGRAMS = [f"usr/bin/xenstore-{verb}" for verb in
                      ["chmod", "exists", "list", "ls", "read", "rm", "watch", "write"]]
 OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin-host",
@@ -110,6 +111,7 @@ def _dom0_contents(taken, helpers):
     entries = _base(taken, helpers, "dom0-init", packages.DOM0_MODULES)
     entries.update(_tools(taken, XEN_PROGRAMS + XENSTORE_PROGRAMS))
     entries.update(_ours(OUR_PROGRAMS))
+    entries[SAVE_HELPER] = (0o755, taken.file(SAVE_HELPER).read_bytes())
     entries[UNWINDER] = (0o755, pathlib.Path("/", UNWINDER).read_bytes())
     entries["etc/xen/xl.conf"] = (0o644, b"autoballoon=0\n")
     return entries

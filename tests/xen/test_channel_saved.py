@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Xen channel while a guest is saved and restored: its memory goes on as a new domain,
+where nothing of the old one's grants and event channels is left."""
+
+import re
+import signal
+
+import pytest
+
+from xen_harness import Load
+from xen_harness.host import wait_until
+
+VMS = {"pv": (7, "A", "medium"), "pvh": (9, "B", "high")}
+SESSIONS = {"pv": (7, "A", 1, "xen"), "pvh": (9, "B", 2, "xen")}
+CLOSED = "the Xen host has ended the session"
+both_kinds = pytest.mark.parametrize("kind", ["pv", pytest.param("pvh", marks=pytest.mark.full)])
+
+
+class KeptLoad(Load):
+    """Writes into a file of the guest, so that it can be asked over a restore."""
+
+    def __init__(self, guest, options=""):
+        self.guest = guest
+        self.file = "/run/load"
+        # The shell stays, to tell how its program ended.
+        guest.check(f"(vgpu-xen-load {options}; echo status $?) >{self.file} 2>&1 </dev/null &")
+
+    @property
+    def output(self):
+        return self.guest.check(f"cat {self.file}")
+
+    def status(self):
+        """None while it runs."""
+        said = re.search(r"^status (\d+)$", self.output, re.MULTILINE)
+        return int(said[1]) if said else None
+
+    def wait_progress(self, count=3):
+        goal = self.rounds() + count
+        wait_until(lambda: self.rounds() >= goal or self.status() is not None, self.report)
+        assert self.rounds() >= goal, self.report()
+
+    def wait_status(self):
+        wait_until(lambda: self.status() is not None, self.report)
+        return self.status()
+
+    def end(self):
+        self.guest.check(f"killall -{int(signal.SIGTERM)} vgpu-xen-load")
+        assert self.wait_status() == 0, self.report()
+
+    def report(self):
+        return self.output[-400:] + self.guest.run("dmesg | tail -n 40")[1]
+
+
+@pytest.fixture
+def before(host):
+    """What is held when no session is there."""
+    host.wait_idle()
+    return host.counts()
+
+
+def restore(host, guest):
+    """Returns when the guest is offered the channel again, by its UUID."""
+    old = guest.id
+    guest.save_and_restore()
+    assert guest.id != old
+    host.watch.wait_output(f"domain {old} (vm {VMS[guest.kind][0]}) is gone")
+    host.wait_offered(guest)
+
+
+@both_kinds
+def test_a_program_in_a_restored_guest_is_told_and_goes_on_in_a_new_session(host, guests, before,
+                                                                            kind):
+    guest = guests[kind]
+    load = KeptLoad(guest, "reopen=1 pause_ms=20")
+    load.wait_progress()
+    restore(host, guest)
+    wait_until(lambda: len(load.sessions()) == 2 or load.status() is not None, load.report)
+    assert load.sessions() == [SESSIONS[kind]] * 2, load.report()
+    assert CLOSED in load.output
+    load.wait_progress(5)
+    load.end()
+    host.wait_counts(before)
+    assert host.nodes(guest, "frontend") == host.nodes(guest, "backend") == []
+
+
+@both_kinds
+def test_a_program_in_a_restored_guest_ends_as_it_wants_to(host, guests, before, kind):
+    load = KeptLoad(guests[kind], "pause_ms=20")
+    load.wait_progress()
+    restore(host, guests[kind])
+    assert load.wait_status() == 3, load.report()
+    assert CLOSED in load.output
+    assert Load(guests[kind], "rounds=2").wait() == 2
+    host.wait_counts(before)
+
+
+def test_a_guest_that_is_copied_and_stays_keeps_its_sessions(host, guests, before):
+    load = Load(guests["pv"], "pause_ms=500")
+    load.wait_progress()
+    guests["pv"].save_and_go_on()
+    load.wait_progress(5)
+    assert len(load.sessions()) == 1 and "closed" not in load.output
+    load.end()
+    host.wait_counts(before)
