@@ -83,6 +83,7 @@ def test_a_program_in_a_restored_guest_is_told_and_goes_on_in_a_new_session(host
     assert host.nodes(guest, "frontend") == host.nodes(guest, "backend") == []
 
 
+@pytest.mark.full
 @both_kinds
 def test_a_program_in_a_restored_guest_ends_as_it_wants_to(host, guests, before, kind):
     load = KeptLoad(guests[kind], "pause_ms=20")
