@@ -123,21 +123,52 @@ def test_a_killed_program_leaves_nothing(host, guests, kind):
     check_next_session(guests[kind])
 
 
-def destroy_under_load(host, dom0, guest, number):
-    """Returns when Dom0 has given back all that this guest had."""
-    before = host.counts()
-    host.register(number, guest)
-    guest.boot()
-    host.wait_offered(guest)
+@pytest.fixture
+def short_lived(dom0, host):
+    """boot(kind, number): one more guest that is a VM; it is destroyed at the end."""
+    made = []
+
+    def boot(kind, number):
+        made.append(dom0.domain(f"short-lived-{number}", kind=kind))
+        host.register(number, made[-1])
+        made[-1].boot()
+        host.wait_offered(made[-1])
+        return made[-1]
+    yield boot
+    for guest in made:
+        guest.destroy()
+
+
+def put_to_work(host, guest):
     loads = [Load(guest, f"seed={seed}") for seed in (1, 2)]
     for load in loads:
         load.wait_progress()
     assert len(host.brokers()) == 2
+
+
+@pytest.mark.parametrize("kind, number",
+                         [("pv", 21), pytest.param("pvh", 22, marks=pytest.mark.full)])
+def test_a_guest_that_is_destroyed_under_load_leaves_nothing(dom0, host, short_lived, kind, number):
+    before = host.counts()
+    guest = short_lived(kind, number)
+    put_to_work(host, guest)
     guest.destroy()
     host.watch.wait_output(f"domain {guest.id} (vm {number}) is gone")
     host.wait_counts(before)
     assert f"({guest.id})" not in dom0.check("xl list")
 
 
-def test_a_guest_that_is_destroyed_under_load_leaves_nothing(dom0, host):
-    destroy_under_load(host, dom0, dom0.domain("doomed-pv", kind="pv"), 21)
+@pytest.mark.full
+@pytest.mark.parametrize("kind, number", [("pv", 23), ("pvh", 24)])
+def test_a_guest_that_reboots_under_load_is_the_same_vm_and_leaves_nothing(host, short_lived, kind,
+                                                                           number):
+    guest = short_lived(kind, number)
+    before, old = host.counts(), guest.id
+    put_to_work(host, guest)
+    guest.spawn("reboot -f")
+    guest.wait_reboot()
+    host.watch.wait_output(f"domain {old} (vm {number}) is gone")
+    host.watch.wait_output(f"domain {guest.id} is vm {number}: ")
+    check_next_session(guest)
+    host.wait_counts(before)
+    check_no_leftovers(host, guest)
