@@ -3,7 +3,7 @@
  * Plain Xen, by its command line `xl` and the domains' configuration files.
  *
  * xl knows only what runs; what could run are the files in /etc/xen.  So the list is
- * both together, by name.  A file without uuid= gives its domain a new one at each
+ * both together, by the UUID.  A file without uuid= gives its domain a new one at each
  * start: such a VM is known by its name, and the registry should be too.
  *
  * Commands take the domain's number, never its name: xl reads a name of digits as a
@@ -17,12 +17,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONFIG_DIRECTORY "/etc/xen"
 #define CONFIG_MAX_BYTES (1u << 20)
 #define CREATE_TIMEOUT_MS 300000u
+#define LOOK_AGAIN_MS 200u
 #define VMS_MAX 4096u
 
 struct xl_vm {
@@ -170,7 +173,15 @@ static int add_files(struct xl_data *data, struct xl_list *list, struct vgpu_err
 
 /* --- what runs ---------------------------------------------------------------------------- */
 
-/* "UUID  ID  name": the name is the rest of the line. */
+static void trim_right(char *text)
+{
+    size_t length = strlen(text);
+
+    while (length > 0 && text[length - 1] == ' ')
+        text[--length] = '\0';
+}
+
+/* "UUID  ID  name": the name is the rest of the line, and blanks fill it up to 30. */
 static bool read_vm_line(char *line, char uuid[TOOLSTACK_UUID_BYTES], unsigned *ret_domain,
                          const char **ret_name)
 {
@@ -184,27 +195,40 @@ static bool read_vm_line(char *line, char uuid[TOOLSTACK_UUID_BYTES], unsigned *
     word = strsep(&line, " ");
     if (!line || !text_parse_u64(word, 0, UINT16_MAX, &domain))
         return false;
+    trim_right(line);
     *ret_domain = (unsigned)domain;
     *ret_name = line + strspn(line, " ");
     return true;
 }
 
+/* By the file's UUID, which xl gives the domain, or else by name.  Without it NULL. */
+static struct xl_vm *find_stopped(struct xl_list *list, const char *uuid, const char *name)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        struct xl_vm *vm = &list->vms[i];
+
+        if (!vm->domain &&
+            (*vm->vm.uuid ? !strcasecmp(vm->vm.uuid, uuid) : !strcmp(vm->vm.name, name)))
+            return vm;
+    }
+    return NULL;
+}
+
 static int add_running(struct xl_list *list, char *line, struct vgpu_error *error)
 {
     char uuid[TOOLSTACK_UUID_BYTES];
-    struct xl_vm *vm = NULL;
     const char *name;
     unsigned domain;
+    struct xl_vm *vm;
 
     if (!*line || !strncmp(line, "UUID", 4))
         return 0;
     if (!read_vm_line(line, uuid, &domain, &name))
         return error_set(error, EIO, "xl vm-list said '%.64s', which is no UUID, number and name",
                          line);
-    for (size_t i = 0; i < list->count && !vm; i++) {
-        if (!strcmp(list->vms[i].vm.name, name))
-            vm = &list->vms[i];
-    }
+    if (domain == 0) /* Dom0 is no VM */
+        return 0;
+    vm = find_stopped(list, uuid, name);
     if (!vm)
         vm = add_vm(list);
     if (!vm)
@@ -231,10 +255,7 @@ static void note_state(struct xl_list *list, char *line)
     uint64_t domain;
 
     for (int i = 4; i >= 0; i--) {
-        size_t length = strlen(line);
-
-        while (length > 0 && line[length - 1] == ' ')
-            line[--length] = '\0';
+        trim_right(line);
         columns[i] = strrchr(line, ' ');
         if (!columns[i])
             return;
@@ -250,19 +271,27 @@ static void note_state(struct xl_list *list, char *line)
 
 static int add_domains(struct xl_data *data, struct xl_list *list, struct vgpu_error *error)
 {
-    char *const vm_list[] = {data->xl, (char *)"vm-list", NULL};
-    char *const states[] = {data->xl, (char *)"list", NULL};
+    char *const argv[] = {data->xl, (char *)"vm-list", NULL};
     struct program_result result;
     char *rest, *line;
     int status = 0;
 
-    if (program_check(vm_list, COMMAND_TIMEOUT_MS, &result, error) < 0)
+    if (program_check(argv, COMMAND_TIMEOUT_MS, &result, error) < 0)
         return -1;
     rest = result.output;
     while (status == 0 && (line = strsep(&rest, "\n")))
         status = add_running(list, line, error);
     program_clear(&result);
-    if (status < 0 || program_check(states, COMMAND_TIMEOUT_MS, &result, error) < 0)
+    return status;
+}
+
+static int note_states(struct xl_data *data, struct xl_list *list, struct vgpu_error *error)
+{
+    char *const argv[] = {data->xl, (char *)"list", NULL};
+    struct program_result result;
+    char *rest, *line;
+
+    if (program_check(argv, COMMAND_TIMEOUT_MS, &result, error) < 0)
         return -1;
     rest = result.output;
     while ((line = strsep(&rest, "\n")))
@@ -275,7 +304,8 @@ static int load(struct xl_data *data, struct xl_list *ret_list, struct vgpu_erro
 {
     struct xl_list list = {.vms = NULL};
 
-    if (add_files(data, &list, error) < 0 || add_domains(data, &list, error) < 0) {
+    if (add_files(data, &list, error) < 0 || add_domains(data, &list, error) < 0 ||
+        note_states(data, &list, error) < 0) {
         free(list.vms);
         return -1;
     }
@@ -352,7 +382,19 @@ static int xl_start(void *opaque, const char *text, struct vgpu_error *error)
     return 0;
 }
 
-static int run_domain(struct xl_data *data, unsigned domain, bool destroy, unsigned timeout_ms,
+/* 1 or 0: whether Xen has it; -1: that cannot be told. */
+static int is_there(struct xl_data *data, unsigned domain, struct vgpu_error *error)
+{
+    struct xl_list list = {.vms = NULL};
+    int result = add_domains(data, &list, error);
+
+    for (size_t i = 0; result == 0 && i < list.count; i++)
+        result = list.vms[i].domain == domain;
+    free(list.vms);
+    return result;
+}
+
+static int end_domain(struct xl_data *data, unsigned domain, bool destroy, unsigned timeout_ms,
                       struct vgpu_error *error)
 {
     char number[16];
@@ -361,17 +403,46 @@ static int run_domain(struct xl_data *data, unsigned domain, bool destroy, unsig
                                NULL};
     char *const power_off[] = {data->xl, (char *)"destroy", number, NULL};
     struct program_result result;
+    struct vgpu_error ignored;
 
     snprintf(number, sizeof(number), "%u", domain);
-    if (program_check(destroy ? power_off : shut_down, timeout_ms, &result, error) < 0)
-        return -1;
-    program_clear(&result);
+    if (program_check(destroy ? power_off : shut_down, timeout_ms, &result, error) == 0) {
+        program_clear(&result);
+        return 0;
+    }
+    /* One that has ended by itself meanwhile is what was wanted. */
+    return error->code != ETIMEDOUT && is_there(data, domain, &ignored) == 0 ? 0 : -1;
+}
+
+/* `xl shutdown -w` ends with the guest; the xl that watches its domain takes that down
+ * then, and xl has no command that waits for it. */
+static int wait_gone(struct xl_data *data, unsigned domain, uint64_t deadline_ns,
+                     struct vgpu_error *error)
+{
+    const struct timespec pause = {.tv_nsec = LOOK_AGAIN_MS * NS_PER_MS};
+    struct vgpu_error problem;
+    int there;
+
+    while ((there = is_there(data, domain, &problem)) > 0) {
+        if (clock_monotonic_ns() >= deadline_ns)
+            return error_set(error, ETIMEDOUT,
+                             "the guest has shut down, but Xen still has domain %u: where its file "
+                             "says on_poweroff=\"preserve\", end it with xl destroy %u, or --force",
+                             domain, domain);
+        nanosleep(&pause, NULL);
+    }
+    if (there < 0)
+        return error_set(error, ETIMEDOUT,
+                         "domain %u was told to shut down, and whether it is gone cannot be found "
+                         "out: %.400s",
+                         domain, problem.message);
     return 0;
 }
 
 static int xl_stop(void *opaque, const char *text, unsigned timeout_ms, bool force,
                    struct vgpu_error *error)
 {
+    uint64_t deadline_ns = clock_monotonic_ns() + timeout_ms * NS_PER_MS;
     struct xl_data *data = opaque;
     struct xl_vm vm = {.domain = 0};
 
@@ -379,9 +450,10 @@ static int xl_stop(void *opaque, const char *text, unsigned timeout_ms, bool for
         return -1;
     if (!vm.domain)
         return 0;
-    if (run_domain(data, vm.domain, false, timeout_ms, error) == 0)
+    if (end_domain(data, vm.domain, false, timeout_ms, error) == 0 &&
+        wait_gone(data, vm.domain, deadline_ns, error) == 0)
         return 0;
-    return force ? run_domain(data, vm.domain, true, COMMAND_TIMEOUT_MS, error) : -1;
+    return force ? end_domain(data, vm.domain, true, COMMAND_TIMEOUT_MS, error) : -1;
 }
 
 /* --- publish ---------------------------------------------------------------------------------- */

@@ -177,7 +177,8 @@ class FakeXl:
             case $1 in
             vm-list)
                 echo "UUID                                  ID    name"
-                test ! -e $here/running || echo "{UUID}  3    web1"
+                echo "00000000-0000-0000-0000-000000000000  0    Domain-0                      "
+                test ! -e $here/running || echo "{UUID}  3    web1                          "
                 ;;
             list)
                 echo "Name                                        ID   Mem VCPUs      State   Time(s)"

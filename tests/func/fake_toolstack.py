@@ -186,21 +186,26 @@ def _xe_power(call, vm, expected, after):
 # --- xl ---------------------------------------------------------------------------------
 
 
+DOM0 = {"uuid": "00000000-0000-0000-0000-000000000000", "name": "Domain-0", "domain": 0,
+        "letters": "r-----"}
+NEW_UUID = "0f0f0f0f-0000-4000-8000-00000000000f"
+
+
 def main_xl(directory):
-    """VMs that run: {"uuid", "name", "domain", "letters", "hangs"}."""
+    """VMs that run: {"uuid", "name", "domain", "letters", "hangs": seconds at shutdown,
+    "lingers": in how many lists it still is after that, "ends_itself": just before it is told
+    to}."""
     call = _Call(directory, "xl")
     call.fail_if_told()
     for name in ["vm-list", "list"]:
         if call.match(name) is not None:
-            # The heading once, then a line a VM.
-            *heading, line = call.entries[name].output
-            print("\n".join(heading + [line.format(**vm) for vm in call.state["vms"]]))
-            sys.exit(0)
+            _xl_list(call, call.entries[name])
     if found := call.match("create"):
         text = read(found["file"])
+        uuid = re.search(r"^uuid *= *['\"](.*?)['\"]", text, re.MULTILINE)
         call.state["vms"].append({
             "name": re.search(r"^name *= *['\"](.*?)['\"]", text, re.MULTILINE)[1],
-            "uuid": "0f0f0f0f-0000-4000-8000-00000000000f", "domain": 9, "letters": "r-----"})
+            "uuid": uuid[1] if uuid else NEW_UUID, "domain": 9, "letters": "r-----"})
         call.state["created_with"] = text
         call.save()
         call.answer("create", **found)
@@ -210,12 +215,29 @@ def main_xl(directory):
     call.unexpected()
 
 
+def _xl_list(call, entry):
+    # The heading once, then a line a domain.
+    *heading, line = entry.output
+    print("\n".join(heading + [line.format(**vm) for vm in [DOM0, *call.state["vms"]]]))
+    for vm in [vm for vm in call.state["vms"] if vm["letters"] == "---s--" and "lingers" in vm]:
+        vm["lingers"] -= 1
+        if vm["lingers"] == 0:
+            call.state["vms"].remove(vm)
+    call.save()
+    sys.exit(0)
+
+
 def _xl_end(call, name, domain):
     vm = next((vm for vm in call.state["vms"] if vm["domain"] == domain), None)
     if vm is None:
         call.unexpected()
     if name == "shutdown" and vm.get("hangs"):
         time.sleep(vm["hangs"])
-    call.state["vms"].remove(vm)
+    if name == "shutdown" and vm.get("lingers"):
+        vm["letters"] = "---s--"
+    else:
+        call.state["vms"].remove(vm)
     call.save()
+    if vm.get("ends_itself"):
+        call.answer("no-such-domain", domain=domain)
     call.answer(name, domain=domain)

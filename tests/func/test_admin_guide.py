@@ -88,7 +88,8 @@ def make_host(place):
         case $1 in
         vm-list)
             echo "UUID                                  ID    name"
-            test -e {place}/off || echo "{UUID}  3    mail"
+            echo "00000000-0000-0000-0000-000000000000  0    Domain-0                      "
+            test -e {place}/off || echo "{UUID}  3    mail                          "
             ;;
         list)
             echo "Name                            ID   Mem VCPUs      State   Time(s)"

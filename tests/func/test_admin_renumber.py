@@ -214,7 +214,7 @@ def test_with_force_it_is_powered_off(host, xl):
 
 def test_a_definition_that_cannot_be_written_undoes_all(host, xl):
     before = everything(host, xl)
-    xl.fail("vm-list", after=2)  # looked at before, by stop, and by publish
+    xl.fail("vm-list", after=3)  # looked at before, by stop twice, and by publish
     message = failed(host)
     assert message.startswith("its definition failed:") and message.endswith("All is as it was")
     assert everything(host, xl) == before

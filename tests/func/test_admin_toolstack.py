@@ -238,7 +238,7 @@ def test_stop_waits_for_the_guest_and_a_second_one_finds_it_off(host):
     host.good("register-vm", "a")
     host.good("start-vm", "a")
     assert host.good("stop-vm", "a") == "VM 1 (a) is off\n"
-    assert host.xl.calls()[-1] == ["shutdown", "-w", "-F", "9"]
+    assert ["shutdown", "-w", "-F", "9"] in host.xl.calls()
     assert host.good("stop-vm", ONE) == "VM 1 (a) was off\n"
     assert host.json("stop-vm", "1")["stopped"] is False
 
@@ -275,9 +275,10 @@ def test_a_timeout_that_cannot_be_is_refused(host, words):
     assert "--timeout" in host.bad(USAGE, "stop-vm", "a", *words)
 
 
-@pytest.mark.parametrize("command,words", [("scan-vms", []), ("start-vm", ["a"]),
-                                           ("stop-vm", ["a"])])
-def test_a_toolstack_that_fails_at_any_step_is_told_and_nothing_starts(host, command, words):
+# Of stop-vm those before the guest is told; what comes after is in test_toolstack_xl.py.
+@pytest.mark.parametrize("command,words,steps", [("scan-vms", [], 2), ("start-vm", ["a"], 7),
+                                                 ("stop-vm", ["a"], 5)])
+def test_a_toolstack_that_fails_at_any_step_is_told_and_nothing_starts(host, command, words, steps):
     host.domain("a", ONE)
     host.good("register-vm", "a")
     host.good("publish", "a")
@@ -287,8 +288,8 @@ def test_a_toolstack_that_fails_at_any_step_is_told_and_nothing_starts(host, com
     calls = host.xl.directory / "calls.json"
     calls.unlink()
     assert host.run(command, *words).returncode == OK
-    count = len(host.xl.calls())
-    for step in range(1, count + 1):
+    assert len(host.xl.calls()) >= steps
+    for step in range(1, steps + 1):
         calls.unlink()
         host.xl.save({**before, "fail_at": [step]})
         done = host.run(command, "--json", *words)
