@@ -50,7 +50,7 @@ class WorkerDomain:
 
     def admin(self, command, *words):
         words = " ".join(map(str, words))
-        return self.dom0.run(f"vgpu-admin-dom0 {command} --config {CONFIG} {words}", STEP_TIMEOUT_S)
+        return self.dom0.run(f"vgpu-admin {command} --config {CONFIG} {words}", STEP_TIMEOUT_S)
 
     def status(self):
         code, output = self.admin("status", "--json")

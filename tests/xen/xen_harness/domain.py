@@ -6,6 +6,9 @@
     status, output = guest.run("xenstore-read domid")
     guest.destroy()
 
+    guest.write_config()              # for one that somebody else starts and stops
+    guest.attach().wait_ready()       # each time when it runs
+
 Its console belongs to the agent (tests/xen/guest/guest-init); the kernel's messages
 are in dmesg.  A guest that reboots is a new domain to Xen: wait_reboot().
 """
@@ -79,11 +82,21 @@ class Domain(Agent):
         return ('device_model_override="/usr/bin/qemu-system-i386"\nvga="none"\nvnc=0\nusb=0\n'
                 f'device_model_args_hvm=[{quoted}]\n')
 
+    def write_config(self, directory="/etc/xen"):
+        """Returns the path of its file in Dom0."""
+        file = f"{directory}/{self.name}.cfg"
+        self.dom0.put(self.config_text().encode(), file)
+        return file
+
     def create(self):
         """Its processor runs when this returns; its kernel may not yet."""
-        file = f"/run/{self.name}.cfg"
-        self.dom0.put(self.config_text().encode(), file)
-        self.dom0.check(f"xl create {file}", BOOT_TIMEOUT_S)
+        self.dom0.check(f"xl create {self.write_config('/run')}", BOOT_TIMEOUT_S)
+        self._attach()
+        return self
+
+    def attach(self):
+        """Takes the console of the domain that has its name now."""
+        self._detach()
         self._attach()
         return self
 
@@ -97,6 +110,11 @@ class Domain(Agent):
 
     def boot(self, timeout=BOOT_TIMEOUT_S):
         return self.create().wait_ready(timeout)
+
+    def answers(self):
+        """Whether its agent has said hello, and its console is there."""
+        with self._changed:
+            return self._said_hello and not self._lost
 
     def exists(self):
         """Whether Xen has a domain of its name."""
@@ -117,9 +135,7 @@ class Domain(Agent):
         """After the guest's own reboot: until Xen has made it anew and it is up."""
         old = self.id
         self._wait(lambda: self._domid() not in (None, old), "its new life", timeout)
-        self._detach()
-        self._attach()
-        return self.wait_ready(timeout)
+        return self.attach().wait_ready(timeout)
 
     def save_and_restore(self, timeout=BOOT_TIMEOUT_S):
         """As `xl save` and `xl restore` do it: what runs in it goes on, in a new domain.  Its

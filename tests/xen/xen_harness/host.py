@@ -9,8 +9,8 @@
         host.mediator.restart()
 
 A program is a job of Dom0's agent, so its log is here as it is written, and how it ended
-is known.  The registry is made by vgpu-admin on this machine and put into Dom0, whose
-image has no room for the toolstacks' libraries.
+is known.  The registry is made by vgpu-admin on this machine, where that is quick, and put
+into Dom0; host.admin() is the one of Dom0, for those who mean it.
 """
 
 import contextlib
@@ -50,6 +50,7 @@ class Service:
     def __init__(self, dom0, command, ready):
         self.dom0 = dom0
         self.command = command
+        self.name = command.split()[0]
         self.ready = ready
         self.lives = []
 
@@ -176,6 +177,10 @@ class Host:
             self._put_registry()
             self.dom0.check(f"kill -HUP {self.mediator.pid}")
 
+    def admin(self, words):
+        """vgpu-admin of Dom0 itself, which finds Dom0's xl: (exit status, output)."""
+        return self.dom0.run(f"vgpu-admin --config {CONFIG} {words}", STEP_TIMEOUT_S)
+
     def register(self, vm_id, guest, pool="A", priority="medium"):
         self.change("register-vm", guest.name, "--vm-id", vm_id, "--uuid", guest.uuid, "--pool", pool,
                     "--priority", priority, "--channels", "window")
@@ -239,15 +244,31 @@ class Host:
         return {"brokers": len(self.brokers()), "workers": len(self.workers()),
                 "event channels": channels, "grants": grants}
 
+    def all_counts(self):
+        """counts(), all programs of Dom0, and the files that our two have open."""
+        return {**self.counts(), "programs": self._count("grep -la . /proc/[0-9]*/cmdline"),
+                **{service.name: self._count(f"ls /proc/{service.pid}/fd")
+                   for service in [self.mediator, self.watch]}}
+
+    def _count(self, command):
+        return int(self.dom0.check(f"{command} 2>/dev/null | wc -l"))
+
+    def resident_kib(self):
+        """Memory of our two programs, by name."""
+        return {service.name: int(self.dom0.check(
+            f"sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/{service.pid}/status"))
+                for service in [self.mediator, self.watch]}
+
     def wait_idle(self):
         """Until no session is left."""
         wait_until(lambda: not self.brokers() and not self.workers(), self.report)
 
-    def wait_counts(self, before):
+    def wait_counts(self, before, count=None):
+        """Until counts(), or count(), are as before."""
         found = {}
 
         def are_there():
-            found.update(self.counts())
+            found.update((count or self.counts)())
             return found == before
 
         with contextlib.suppress(AssertionError):

@@ -25,9 +25,9 @@ XEN_PROGRAMS = ["usr/lib/xen-4.17/bin/xl", "usr/lib/xen-4.17/bin/xenstored",
 SAVE_HELPER = "usr/lib/xen-4.17/bin/libxl-save-helper"  # xl starts it at this path
 XENSTORE_PROGRAMS = [f"usr/bin/xenstore-{verb}" for verb in
                      ["chmod", "exists", "list", "ls", "read", "rm", "watch", "write"]]
-OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin-host",
-                "src/admin/vgpu-admin-dom0", "src/xen/vgpu-xen", "src/relay/vgpu-relay",
-                "src/client/vgpu-client", "tests/xen/vgpu-vchan"]
+OUR_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "tests/xen/vgpu-admin",
+                "src/xen/vgpu-xen", "src/relay/vgpu-relay", "src/client/vgpu-client",
+                "tests/xen/vgpu-vchan"]
 WORKER_PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/xen/vgpu-xen",
                    "src/relay/vgpu-relay"]
 GUEST_PROGRAMS = ["src/client/vgpu-client", "tests/xen/vgpu-xen-load", "tests/xen/vgpu-vchan"]
