@@ -11,6 +11,7 @@ from xen_harness import Load
 from xen_harness.host import wait_until
 
 VMS = {"pv": (7, "A", "medium"), "pvh": (9, "A", "medium")}
+ROUNDS = 20
 both_kinds = pytest.mark.parametrize("kind", VMS)
 
 
@@ -172,3 +173,47 @@ def test_a_guest_that_reboots_under_load_is_the_same_vm_and_leaves_nothing(host,
     check_next_session(guest)
     host.wait_counts(before)
     check_no_leftovers(host, guest)
+
+
+# --- many rounds --------------------------------------------------------------------------
+
+
+def end_service(name, how):
+    def end(host):
+        service = getattr(host, name)
+        getattr(service, how)()
+        service.start()
+    return end
+
+
+def kill_one(kind):
+    def end(host):
+        host.dom0.check(f"kill -9 {getattr(host, kind)()[0]}")
+    return end
+
+
+ENDS = [end_service("mediator", "stop"), end_service("watch", "kill"), kill_one("brokers"),
+        kill_one("workers"), end_service("mediator", "kill"), end_service("watch", "stop")]
+
+
+@pytest.mark.full
+def test_twenty_rounds_of_ends_under_two_guests_load_leave_dom0_as_it_was(host, guests, summary):
+    for kind in VMS:
+        check_next_session(guests[kind])
+    host.wait_idle()
+    before, free_kib = host.all_counts(), host.free_kib()
+    loads = [Load(guests[kind], f"pause_ms=20 reopen=1 seed={seed}")
+             for seed, kind in enumerate(VMS, 1)]
+    for number in range(ROUNDS):
+        for load in loads:
+            load.wait_progress()
+        ENDS[number % len(ENDS)](host)
+    for load in loads:
+        load.wait_progress()
+        load.end()
+    host.wait_counts(before, host.all_counts)
+    check_no_leftovers(host, guests["pv"])
+    check_no_leftovers(host, guests["pvh"])
+    summary(f"{ROUNDS} rounds, {sum(load.rounds() for load in loads)} answers right in "
+            f"{sum(len(load.sessions()) for load in loads)} sessions; {before} before and after; "
+            f"Dom0's free memory {(host.free_kib() - free_kib) / 1024:+.1f} MiB")
