@@ -21,8 +21,10 @@ def guest(dom0):
         pytest.skip("no device model for HVM guests: run scripts/build-qemu --xen")
     made = dom0.domain("hvm", kind="hvm", memory_mib=160,
                        device="vm_id=7,pool_id=B,priority=high")
-    yield made.boot()
-    made.destroy()
+    try:
+        yield made.boot()
+    finally:
+        made.destroy()
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_an_hvm_guest_reads_who_it_is_from_its_device(guest):
 def test_its_requests_go_over_grants_and_the_device_agrees(host, guest):
     host(7)
     address, _ = registers(guest)
-    status, record = client(guest, '"3 4"')
+    status, record = client(guest, "3 4")
     assert (status, record["answer"]["message"]) == (0, "3 + 4 = 7")
     assert record["channel"]["kind"] == "xen"
     assert record["channel"]["identity"] == SAID.format(address=address)
@@ -66,7 +68,7 @@ def test_its_requests_go_over_grants_and_the_device_agrees(host, guest):
 
 def test_who_is_another_vm_to_the_host_than_to_its_device_asks_nothing(host, guest):
     served = host(9)
-    status, record = client(guest, '"3 4"')
+    status, record = client(guest, "3 4")
     assert (status, record["error"]["code"]) == (3, "device-values"), record
     assert "says that this is vm 7" in record["error"]["text"]
     served.wait_idle()
@@ -76,6 +78,6 @@ def test_what_changes_live_is_the_registrys_not_the_registers(host, guest):
     served = host(7)
     served.change("set-priority", 7, "low")
     served.mediator.wait_output("was read again")
-    status, record = client(guest, '"3 4"')
+    status, record = client(guest, "3 4")
     assert (status, record["device"]["priority"]) == (0, 0)
     assert registers(guest)[1]["priority"] == 2

@@ -24,7 +24,7 @@ from . import files
 from .files import STEP_TIMEOUT_S
 
 KINDS = ("pv", "pvh", "hvm")
-BOOT_TIMEOUT_S = 240
+BOOT_TIMEOUT_S = 600  # an HVM guest on a busy host; else a fraction of it
 POLL_S = 0.2
 NOISE_LINES = 40
 KERNEL_OPTIONS = ("loglevel=1 earlyprintk=xen panic=-1 nokaslr apparmor=0 cryptomgr.notests "
@@ -69,10 +69,10 @@ class Domain(Agent):
     # --- life ---------------------------------------------------------------
 
     def config_text(self):
-        kernel = "/guest/vmlinuz" if self.kind == "hvm" else "/guest/vmlinux"
+        kernel, packed = ("vmlinuz", ".xz") if self.kind == "hvm" else ("vmlinux", "")
         text = (f'name="{self.name}"\ntype="{self.kind}"\nuuid="{self.uuid}"\n'
-                f'memory={self.memory_mib}\nvcpus=1\nkernel="{kernel}"\n'
-                f'ramdisk="/guest/{self.image}"\n'
+                f'memory={self.memory_mib}\nvcpus=1\nkernel="/guest/{kernel}"\n'
+                f'ramdisk="/guest/{self.image}{packed}"\n'
                 f'extra="{KERNEL_OPTIONS} vgpu.name={self.name} {self.append}"\n{self.config}\n')
         return text + (self._hvm_text() if self.kind == "hvm" else "")
 
