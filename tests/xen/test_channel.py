@@ -4,18 +4,26 @@
 tests/vm/test_window.py has the same on the window channel.
 """
 
+import contextlib
 import json
 
 import pytest
 
 from harness.load import order_problems
 from xen_harness import Load
+from xen_harness.host import wait_until
 
 VMS = {"pv": (7, "B", "high"), "pvh": (9, "A", "low")}
 LEVELS = {"low": 0, "medium": 1, "high": 2}
-SPINS_MS = [6000, 24000, 96000]
+PV, PVH = (VMS[kind][0] for kind in ["pv", "pvh"])
+READ_AGAIN = "was read again"
+SPINS_MS = [3000, 12000, 48000, 96000]
 GNTALLOC_LIMIT = "/sys/module/xen_gntalloc/parameters/limit"
 both_kinds = pytest.mark.parametrize("kind", VMS)
+
+
+def full(value):
+    return pytest.param(value, marks=pytest.mark.full)
 
 
 def client(guest, words):
@@ -40,6 +48,7 @@ def test_a_guest_gets_right_answers_as_the_vm_that_the_registry_knows(host, gues
     assert (device["vm_id"], device["pool"], device["priority"]) == identity(kind)
 
 
+@pytest.mark.full
 @both_kinds
 def test_info_names_the_channel(host, guests, kind):
     vm_id, pool, priority = VMS[kind]
@@ -48,7 +57,7 @@ def test_info_names_the_channel(host, guests, kind):
     assert "channel  granted pages of 2.0 MiB, xen, cached (the best that is there)\n" in said
 
 
-@pytest.mark.parametrize("size", [1, 4097, 500003])
+@pytest.mark.parametrize("size", [full(1), full(4097), 500003])
 @both_kinds
 def test_what_is_copied_in_comes_out_the_same(host, guests, kind, size):
     load = Load(guests[kind], f"rounds=4 bytes={size} seed={size}")
@@ -56,6 +65,25 @@ def test_what_is_copied_in_comes_out_the_same(host, guests, kind, size):
     assert load.sessions() == [(*identity(kind), "xen")]
 
 
+@contextlib.contextmanager
+def pages_for(guest, count):
+    """So many that its programs may grant."""
+    before = guest.check(f"cat {GNTALLOC_LIMIT}").strip()
+    guest.check(f"echo {count} >{GNTALLOC_LIMIT}")
+    try:
+        yield
+    finally:
+        guest.check(f"echo {before} >{GNTALLOC_LIMIT}")
+
+
+@pytest.mark.full
+@both_kinds
+def test_bulk_data_through_a_large_slot_comes_out_the_same(host, guests, kind):
+    with pages_for(guests[kind], 8192):
+        assert Load(guests[kind], "rounds=3 slot=16777216 bytes=8000003").wait() == 3
+
+
+@pytest.mark.full
 def test_two_programs_of_one_guest_work_at_once(host, guests):
     loads = [Load(guests["pv"], f"seed={seed}") for seed in (1, 2)]
     for load in loads:
@@ -75,7 +103,7 @@ def test_both_guests_work_at_once(host, guests):
         load.end()
 
 
-@both_kinds
+@pytest.mark.parametrize("kind", ["pv", full("pvh")])
 def test_a_session_that_ends_in_order_leaves_nothing(host, guests, kind):
     guest = guests[kind]
     host.wait_idle()
@@ -86,8 +114,7 @@ def test_a_session_that_ends_in_order_leaves_nothing(host, guests, kind):
 
 
 # --- who is offered the channel ------------------------------------------------------------
-
-
+@pytest.mark.full
 def test_a_domain_is_offered_the_channel_when_it_is_registered_and_not_before(dom0, host):
     stranger = dom0.domain("stranger", kind="pv").boot()
     try:
@@ -105,21 +132,17 @@ def test_a_domain_is_offered_the_channel_when_it_is_registered_and_not_before(do
 
 
 # --- limits -----------------------------------------------------------------------------------
-
-
+@pytest.mark.full
 def test_more_pages_than_gntalloc_lets_is_an_error_that_names_the_parameter(host, guests):
     guest = guests["pv"]
     status, output = guest.run("vgpu-xen-load rounds=1 slot=4194304")
     assert (status, "limit" in output) == (2, True), output
     assert "no further 1024 pages" in output and GNTALLOC_LIMIT in output
-    before = guest.check(f"cat {GNTALLOC_LIMIT}")
-    guest.check(f"echo 2048 >{GNTALLOC_LIMIT}")
-    try:
+    with pages_for(guest, 2048):
         assert Load(guest, "rounds=1 slot=4194304").wait() == 1
-    finally:
-        guest.check(f"echo {before.strip()} >{GNTALLOC_LIMIT}")
 
 
+@pytest.mark.full
 def test_a_third_session_is_refused_for_its_pages_and_opens_when_one_has_ended(host, guests):
     """1024 pages are two sessions of 2 MiB."""
     loads = [Load(guests["pv"], f"pause_ms=200 seed={seed}") for seed in (1, 2)]
@@ -145,10 +168,9 @@ def ran(host, after):
     return [event["vm"] for event in host.events("process")[after:]]
 
 
-def try_order(host, guests, spin_ms):
-    """Low spins; low, then high, are seen waiting.  Returns the order in which the three
-    ran; None when the spin was over before both waited."""
-    low, high = VMS["pvh"][0], VMS["pv"][0]
+def try_order(host, guests, spin_ms, meanwhile=lambda: None):
+    """PVH spins; PVH, then PV, are seen waiting; then meanwhile().  Returns the order in
+    which the three ran; None when the spin was over before all that was done."""
     ends, runs = len(host.events("returned")), len(host.events("process"))
     jobs = [spawn_client(guests["pvh"], f"SPIN {spin_ms}")]
     host.wait_event("process", runs + 1)
@@ -156,19 +178,94 @@ def try_order(host, guests, spin_ms):
         waiting = len(host.events("queue", vm=VMS[kind][0]))
         jobs.append(spawn_client(guests[kind], "20:22"))
         host.wait_event("queue", waiting + 1, vm=VMS[kind][0])
+    meanwhile()
     in_time = len(host.events("returned")) == ends
     for job in jobs:
         status, output = job.wait(180)
         assert status == 0, output
     assert all(json.loads(job.output)["answer"]["message"] == "20 + 22 = 42" for job in jobs[1:])
     order = ran(host, runs)
-    assert sorted(order) == sorted([low, low, high])
+    assert sorted(order) == sorted([PVH, PVH, PV])
     return order if in_time else None
+
+
+def first_order(tries):
+    return next((order for order in tries if order), None)
 
 
 def test_of_two_guests_that_wait_the_one_of_higher_priority_runs_first(host, guests):
     with host.with_settings(log_level="debug"):  # which writes turns down
-        order = next((order for order in (try_order(host, guests, ms) for ms in SPINS_MS) if order),
-                     None)
-        assert order == [VMS["pvh"][0], VMS["pv"][0], VMS["pvh"][0]]
+        assert first_order(try_order(host, guests, ms) for ms in SPINS_MS) == [PVH, PV, PVH]
         assert order_problems(host.events()) == []
+
+
+def change(host, command, *words):
+    """Until the mediator goes by it."""
+    count = host.mediator.output.count(READ_AGAIN)
+    host.change(command, *words)
+    wait_until(lambda: host.mediator.output.count(READ_AGAIN) > count, host.report)
+
+
+@pytest.fixture
+def upside_down(host):
+    """PVH comes before PV; afterwards they are as VMS says."""
+    change(host, "set-priority", PVH, "medium")
+    change(host, "set-priority", PV, "low")
+    with host.with_settings(log_level="debug"):
+        yield
+    for vm_id, _, priority in VMS.values():
+        change(host, "set-priority", vm_id, priority)
+
+
+@pytest.mark.full
+def test_one_of_lower_priority_waits_until_the_other_has_no_more(host, guests, upside_down):
+    assert first_order(try_order(host, guests, ms) for ms in SPINS_MS) == [PVH, PVH, PV]
+
+
+@pytest.mark.full
+def test_a_priority_that_changes_while_two_wait_changes_their_order(host, guests, upside_down):
+    def tries():
+        for spin_ms in SPINS_MS:
+            yield try_order(host, guests, spin_ms, lambda: change(host, "set-priority", PV, "high"))
+            change(host, "set-priority", PV, "low")
+    assert first_order(tries()) == [PVH, PV, PVH]
+
+
+@contextlib.contextmanager
+def pools_on(host, devices):
+    """{pool: device} for a mediator that is started anew."""
+    for pool, device in devices.items():
+        host.change("bind-device", pool, device)
+    try:
+        with host.with_settings(log_level="debug"):
+            yield
+    finally:
+        for pool in devices:
+            host.change("bind-device", pool, "cpu")
+        host.mediator.restart()
+
+
+def try_pools(host, guests, spin_ms):
+    """Whether pool B answers five times while pool A's device is at work and one waits there."""
+    runs = len(host.events("process", vm=PVH))
+    jobs = [spawn_client(guests["pvh"], f"SPIN {spin_ms}")]
+    host.wait_event("process", runs + 1, vm=PVH)
+    waiting = len(host.events("queue", vm=PVH))
+    jobs.append(spawn_client(guests["pvh"], "20:22"))
+    host.wait_event("queue", waiting + 1, vm=PVH)
+    for _ in range(5):
+        assert client(guests["pv"], "20 22")["answer"]["message"] == "20 + 22 = 42"
+    in_time = not any(job.done() for job in jobs)
+    for job in jobs:
+        status, output = job.wait(180)
+        assert status == 0, output
+    return in_time
+
+
+@pytest.mark.full
+def test_pools_on_two_devices_do_not_disturb_each_other(host, guests):
+    """On one device pool B would wait for the spin."""
+    devices, before = {"A": "cpu:0", "B": "cpu:1"}, len(host.events())
+    with pools_on(host, devices):
+        assert any(try_pools(host, guests, ms) for ms in SPINS_MS)
+        assert order_problems(host.events()[before:], devices) == []
