@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests on a real Xen.
 
-Xen and Dom0 take ten seconds and more to boot, so one Dom0 serves all test files; a
-test file boots guests of its own and leaves none.
+Xen and Dom0 take ten seconds and more to boot, and guests half of that, so all test files
+share them; a test that needs another guest boots it and leaves none.
 
     dom0     the Dom0 of this run
-    guests   guests["pv"] and guests["pvh"], for one file, booted on first use
+    guests   guests["pv"] and guests["pvh"], booted on first use, and anew when one has ended
     host     mediator and vgpu-xen in Dom0, which know both as the file's VMS say
     summary  summary(text): one line for the end of the run, and for the JUnit file
     full     the mark of tests that only `make check-xen-full` runs
@@ -37,7 +37,9 @@ def pytest_configure(config):
 # First, because xdist's own hook reads the marks.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One machine with Xen at a time: all tests on one worker (--dist loadgroup)."""
+    """One machine with Xen at a time: all tests on one worker (--dist loadgroup).  First
+    come those who look at which grant references their guests give out, in new guests."""
+    items.sort(key=lambda item: "test_channel_hostile" not in item.nodeid)
     for item in items:
         if pathlib.Path(__file__).parent in pathlib.Path(item.fspath).parents:
             if os.geteuid() != 0:
@@ -63,19 +65,37 @@ def dom0():
 class Guests(dict):
     """Its guests by kind, booted when they are first asked for."""
 
-    def __init__(self, dom0, prefix):
+    def __init__(self, dom0):
         super().__init__()
         self.dom0 = dom0
-        self.prefix = prefix
 
     def __missing__(self, kind):
-        self[kind] = self.dom0.domain(f"{self.prefix}-{kind}", kind=kind)
+        self[kind] = self.dom0.domain(f"guest-{kind}", kind=kind)
         return self[kind].boot()
+
+    def forget_ended(self):
+        for kind, guest in list(self.items()):
+            if not guest.answers():
+                guest.destroy()
+                del self[kind]
+
+
+@pytest.fixture(scope="session")
+def all_guests(dom0):
+    return Guests(dom0)
 
 
 @pytest.fixture(scope="module")
-def guests(dom0, request):
-    yield Guests(dom0, request.module.__name__.rpartition(".")[2].replace("_", "-"))
+def guests(all_guests):
+    all_guests.forget_ended()
+    return all_guests
+
+
+@pytest.fixture(scope="module")
+def new_guests(dom0):
+    """As guests, for a file alone."""
+    dom0.destroy_all()
+    yield Guests(dom0)
     dom0.destroy_all()
 
 

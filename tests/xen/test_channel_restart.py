@@ -12,7 +12,10 @@ from xen_harness.host import wait_until
 
 VMS = {"pv": (7, "A", "medium"), "pvh": (9, "A", "medium")}
 ROUNDS = 20
-both_kinds = pytest.mark.parametrize("kind", VMS)
+
+
+def full(value):
+    return pytest.param(value, marks=pytest.mark.full)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def check_no_leftovers(host, guest):
 # --- programs of the host --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [full("stop"), "kill"])
 def test_a_program_goes_on_while_the_mediator_is_started_anew(host, load, end):
     getattr(host.mediator, end)()
     host.mediator.start()
@@ -55,6 +58,7 @@ def test_a_program_goes_on_while_the_mediator_is_started_anew(host, load, end):
     assert "lost" not in load.output and "closed" not in load.output
 
 
+@pytest.mark.full
 def test_the_end_of_vgpu_xen_is_told_and_its_next_life_serves_again(host, guests, load):
     assert host.watch.stop() == 0
     assert "vgpu-xen on the host ends" in load.wait_closed()
@@ -64,8 +68,7 @@ def test_the_end_of_vgpu_xen_is_told_and_its_next_life_serves_again(host, guests
     host.wait_offered(guests["pv"])
     check_next_session(guests["pv"])
     check_no_leftovers(host, guests["pv"])
-
-
+@pytest.mark.full
 def test_a_killed_vgpu_xen_ends_its_sessions_and_its_next_life_serves_again(host, guests, load):
     host.watch.kill()
     assert "the Xen host has ended the session" in load.wait_closed()
@@ -74,6 +77,7 @@ def test_a_killed_vgpu_xen_ends_its_sessions_and_its_next_life_serves_again(host
     check_next_session(guests["pv"])
 
 
+@pytest.mark.full
 def test_what_a_killed_vgpu_xen_left_in_xenstore_is_removed_by_the_next(host, guests, load):
     host.watch.kill()
     load.wait_closed()
@@ -87,8 +91,7 @@ def test_a_killed_broker_ends_its_session_with_the_reason(host, guests, load):
     assert "its broker on the host died" in load.wait_closed()
     check_next_session(guests["pv"])
     check_no_leftovers(host, guests["pv"])
-
-
+@pytest.mark.full
 def test_a_killed_broker_is_nothing_to_another_session(host, guests, load):
     first, = host.brokers()
     other = Load(guests["pvh"], "pause_ms=20 seed=2")
@@ -100,6 +103,7 @@ def test_a_killed_broker_is_nothing_to_another_session(host, guests, load):
     assert len(other.sessions()) == 1
 
 
+@pytest.mark.full
 def test_the_death_of_a_worker_is_device_lost_and_the_session_goes_on(host, load):
     worker, = host.workers()
     host.dom0.check(f"kill -9 {worker}")
@@ -112,7 +116,7 @@ def test_the_death_of_a_worker_is_device_lost_and_the_session_goes_on(host, load
 # --- guests ------------------------------------------------------------------------------
 
 
-@both_kinds
+@pytest.mark.parametrize("kind", ["pv", full("pvh")])
 def test_a_killed_program_leaves_nothing(host, guests, kind):
     before = host.counts()
     loads = [Load(guests[kind], f"seed={seed}") for seed in (1, 2)]
@@ -147,8 +151,8 @@ def put_to_work(host, guest):
     assert len(host.brokers()) == 2
 
 
-@pytest.mark.parametrize("kind, number",
-                         [("pv", 21), pytest.param("pvh", 22, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("kind, number", [("pv", 21), ("pvh", 22)])
 def test_a_guest_that_is_destroyed_under_load_leaves_nothing(dom0, host, short_lived, kind, number):
     before = host.counts()
     guest = short_lived(kind, number)

@@ -13,7 +13,8 @@ from xen_harness.host import wait_until
 VMS = {"pv": (7, "A", "medium"), "pvh": (9, "B", "high")}
 SESSIONS = {"pv": (7, "A", 1, "xen"), "pvh": (9, "B", 2, "xen")}
 CLOSED = "the Xen host has ended the session"
-both_kinds = pytest.mark.parametrize("kind", ["pv", pytest.param("pvh", marks=pytest.mark.full)])
+both_kinds = pytest.mark.parametrize("kind", ["pv", "pvh"])
+pytestmark = pytest.mark.full
 
 
 class KeptLoad(Load):
@@ -83,7 +84,6 @@ def test_a_program_in_a_restored_guest_is_told_and_goes_on_in_a_new_session(host
     assert host.nodes(guest, "frontend") == host.nodes(guest, "backend") == []
 
 
-@pytest.mark.full
 @both_kinds
 def test_a_program_in_a_restored_guest_ends_as_it_wants_to(host, guests, before, kind):
     load = KeptLoad(guests[kind], "pause_ms=20")

@@ -10,6 +10,10 @@ GNTALLOC_PAGES = 1024  # the default of the module's parameter `limit`
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+def full(*values):
+    return [pytest.param(value, marks=pytest.mark.full) for value in values]
+
+
 def other(kind):
     return KINDS[1 - KINDS.index(kind)]
 
@@ -30,6 +34,7 @@ def test_a_guest_runs_and_can_grant_pages(guests, kind):
     assert guest.check("xenstore-read domid") == f"{guest.id}\n"
 
 
+@pytest.mark.full
 def test_large_outputs_and_files_arrive_whole(guests):
     data = bytes(range(256)) * 200
     guests["pv"].put(data, "/run/file")
@@ -46,6 +51,7 @@ def test_a_guest_writes_below_its_own_data_and_dom0_reads_it(guests, kind):
     assert guest.store("data/vgpu/frontend/0/state") is None
 
 
+@pytest.mark.full
 @both_kinds
 def test_a_guest_reads_what_dom0_writes_into_its_data(dom0, guests, kind):
     guest = guests[kind]
@@ -57,9 +63,10 @@ def test_a_guest_reads_what_dom0_writes_into_its_data(dom0, guests, kind):
 
 
 @pytest.mark.parametrize("node", [
-    "/local/domain/{id}/vm", "/local/domain/{id}/name", "/local/domain/{id}/domid",
-    "/local/domain/{id}/platform/vgpu-id", "/vm/{uuid}/uuid", "/vm/{uuid}/name", "/vm/{uuid}/new",
-    "/vm/forged", "/local/domain/0/data/forged", "/local/domain/{other}/data/forged"])
+    "/local/domain/{id}/vm", *full("/local/domain/{id}/name", "/local/domain/{id}/domid"),
+    *full("/local/domain/{id}/platform/vgpu-id", "/vm/{uuid}/uuid", "/vm/{uuid}/name"),
+    *full("/vm/{uuid}/new", "/vm/forged", "/local/domain/0/data/forged"),
+    "/local/domain/{other}/data/forged"])
 @both_kinds
 def test_a_guest_cannot_write_who_it_is_nor_into_anothers_area(dom0, guests, kind, node):
     guest = guests[kind]
@@ -85,6 +92,7 @@ def test_xen_tells_the_host_which_vm_a_domain_is(guests, kind):
     assert guests[kind].store("vm") == f"/vm/{guests[kind].uuid}"
 
 
+@pytest.mark.full
 @both_kinds
 def test_a_guest_is_refused_one_page_more_than_gntalloc_lets(guests, kind):
     limit = GNTALLOC_PAGES
@@ -93,6 +101,7 @@ def test_a_guest_is_refused_one_page_more_than_gntalloc_lets(guests, kind):
     assert guests[kind].run(f"grants {limit}") == (0, f"{limit} pages\n")
 
 
+@pytest.mark.full
 def test_a_guest_that_is_destroyed_is_gone_and_who_waits_is_told(dom0, guests):
     guest = guests["pv"]
     del guests["pv"]  # who comes later boots it anew

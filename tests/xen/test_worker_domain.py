@@ -108,6 +108,12 @@ class WorkerDomain:
 
 
 @pytest.fixture(scope="module")
+def guests(new_guests):
+    """Nobody but the worker domain has served them."""
+    return new_guests
+
+
+@pytest.fixture(scope="module")
 def worker(dom0, guests):
     made = WorkerDomain(dom0)
     booted = [guests[kind] for kind in VMS]
