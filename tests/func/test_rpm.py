@@ -15,9 +15,9 @@ import pytest
 from support import BUILD, REPOSITORY, is_sanitized
 
 SPEC = REPOSITORY / "packaging/rpm/vgpu-mediator.spec"
-UNIT = BUILD / "packaging/vgpu-mediator-219.service"
+UNITS = ["vgpu-mediator", "vgpu-relay", "vgpu-xen"]
 PROGRAMS = ["src/mediator/vgpu-mediator", "src/exec/vgpu-worker", "src/admin/vgpu-admin",
-            "src/gpu/vgpu-gpu-check"]
+            "src/gpu/vgpu-gpu-check", "src/xen/vgpu-xen", "src/relay/vgpu-relay"]
 
 
 def needs(program):
@@ -66,7 +66,8 @@ def test_each_file_is_in_one_package_and_each_package_has_its_own(packages):
     contents = {name: files_of(path) for name, path in packages.items()}
     expected = {
         "vgpu-mediator": ["sbin/vgpu-mediator", "libexec/vgpu-mediator/vgpu-worker",
-                          "lib/systemd/system/vgpu-mediator.service"],
+                          "sbin/vgpu-xen", "sbin/vgpu-relay",
+                          *[f"lib/systemd/system/{unit}.service" for unit in UNITS]],
         "vgpu-mediator-admin": ["sbin/vgpu-admin"],
         "vgpu-mediator-client": ["bin/vgpu-client"],
         "vgpu-mediator-xcp-ng": ["libexec/vgpu-mediator/qemu-wrapper-vgpu",
@@ -103,6 +104,21 @@ def test_an_update_of_the_platform_runs_the_check_and_a_removal_is_guarded(packa
     assert "exit 1" in guard and "/etc/xenopsd.conf.d/*" in guard
 
 
+def test_a_removal_stops_what_was_started(packages):
+    scripts = query(packages["vgpu-mediator"], "--scripts")
+    stopped = re.search(r"for unit in (.*); do", scripts)[1].split()
+    assert sorted(stopped) == UNITS
+    assert stopped[-1] == "vgpu-mediator"  # the others need it
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_installed_units_are_those_for_systemd_219(packages, tmp_path, unit):
+    name = f"./usr/local/lib/systemd/system/{unit}.service"
+    subprocess.run(f"rpm2cpio {packages['vgpu-mediator']} | cpio -id --quiet {name}", shell=True,
+                   cwd=tmp_path, check=True)
+    assert (tmp_path / name).read_text() == unit_for_219(unit).read_text()
+
+
 def test_the_packages_version_is_the_projects():
     version = re.search(r"version: '([\d.]+)'", (REPOSITORY / "meson.build").read_text())[1]
     assert f"%global vgpu_version {version}" in SPEC.read_text()
@@ -116,11 +132,11 @@ def test_xenopsds_line_names_the_wrapper_that_is_installed(packages):
                                       for name in files_of(packages["vgpu-mediator-xcp-ng"])}
 
 
-# --- the unit for systemd 219 ----------------------------------------------------------------
+# --- the units for systemd 219 ---------------------------------------------------------------
 
 # What systemd.unit(5), service(5), exec(5), kill(5) and resource-control(5) of 219 have.
-KNOWN_TO_219 = """Description Documentation RequiresMountsFor After Type ExecStart ExecReload
-Restart RestartSec KillMode TimeoutStopSec LimitNOFILE CapabilityBoundingSet Delegate
+KNOWN_TO_219 = """Description Documentation RequiresMountsFor After Before Wants
+ConditionPathExists Type ExecStart ExecReload Restart RestartSec KillMode TimeoutStopSec LimitNOFILE CapabilityBoundingSet Delegate
 NoNewPrivileges ReadOnlyDirectories ReadWriteDirectories PrivateNetwork RestrictAddressFamilies
 ProtectHome PrivateTmp DevicePolicy DeviceAllow SystemCallArchitectures WantedBy""".split()
 
@@ -130,15 +146,22 @@ def unit_lines(path):
                 if re.match(r"[A-Z]\w+=", line))
 
 
-def test_the_unit_for_systemd_219_asks_for_nothing_newer():
-    lines = unit_lines(UNIT)
+def unit_for_219(unit):
+    return BUILD / f"packaging/{unit}-219.service"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_unit_for_systemd_219_asks_for_nothing_newer(unit):
+    lines = unit_lines(unit_for_219(unit))
     assert set(lines) <= set(KNOWN_TO_219)
-    assert lines["Delegate"] == "yes"  # a list since 236
+    assert lines.get("Delegate", "yes") == "yes"  # a list since 236
 
 
-def test_both_units_say_the_same_where_both_can():
-    new, old = unit_lines(BUILD / "packaging/vgpu-mediator.service"), unit_lines(UNIT)
+@pytest.mark.parametrize("unit", UNITS)
+def test_both_units_say_the_same_where_both_can(unit):
+    new, old = unit_lines(BUILD / f"packaging/{unit}.service"), unit_lines(unit_for_219(unit))
     assert old["ReadWriteDirectories"] == new["ReadWritePaths"]
+    assert set(new) & set(KNOWN_TO_219) <= set(old)
     for key in set(new) & set(old) - {"Delegate"}:
         assert old[key] == new[key], key
 
