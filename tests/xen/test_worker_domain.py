@@ -5,16 +5,14 @@ GPU is passed through here.
 """
 
 import json
-import time
 
 import pytest
 
 from xen_harness.files import STEP_TIMEOUT_S
+from xen_harness.host import Service, wait_until
 
 pytestmark = pytest.mark.full
 
-WAIT_S = 90
-POLL_S = 0.2
 DIRECTORY = "/run/vgpu-test"
 CONFIG = f"{DIRECTORY}/mediator.conf"
 SETTINGS = {
@@ -27,17 +25,10 @@ LEVELS = {"low": 0, "medium": 1, "high": 2}
 both_kinds = pytest.mark.parametrize("kind", VMS)
 
 
-def wait_until(condition, what):
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S} s: {what()}"
-        time.sleep(POLL_S)
-
-
-def configure(machine):
-    machine.check(f"mkdir -p {DIRECTORY}")
-    text = "".join(f"{key} = {value}\n" for key, value in SETTINGS.items())
-    machine.put(f"[mediator]\n{text}[admin]\ntoolstack = none\n".encode(), CONFIG)
+def configure(machine, config=CONFIG, settings=None):
+    machine.check(f"mkdir -p {config.rpartition('/')[0]}")
+    text = "".join(f"{key} = {value}\n" for key, value in (settings or SETTINGS).items())
+    machine.put(f"[mediator]\n{text}[admin]\ntoolstack = none\n".encode(), config)
 
 
 class WorkerDomain:
@@ -46,7 +37,7 @@ class WorkerDomain:
     def __init__(self, dom0):
         self.dom0 = dom0
         self.domain = None
-        self.jobs = {}
+        self.services = {}
 
     def admin(self, command, *words):
         words = " ".join(map(str, words))
@@ -60,27 +51,34 @@ class WorkerDomain:
     def start(self):
         self.dom0.check(f"rm -rf {DIRECTORY}")
         configure(self.dom0)
-        self.dom0.put(b"[pools]\nA = gpu1\nB = gpu1\n", f"{DIRECTORY}/domains.conf")
+        self.serve_pools("gpu1", "gpu1")
         code, output = self.admin("init")
         assert code == 0, output
-        self._spawn("relay", self.dom0, f"vgpu-relay --config {CONFIG} --domains "
+        self._serve("relay", self.dom0, f"vgpu-relay --config {CONFIG} --domains "
                     f"{DIRECTORY}/domains.conf", "in Dom0")
         self.boot()
         return self
+
+    def serve_pools(self, a, b):
+        """What Dom0's relay reads when it starts."""
+        self.dom0.put(f"[pools]\nA = {a}\nB = {b}\n".encode(), f"{DIRECTORY}/domains.conf")
 
     def boot(self):
         """The worker domain and all that runs in it."""
         self.domain = self.dom0.domain("gpu1", kind="pvh", memory_mib=256, image="worker.cpio")
         self.domain.boot()
         configure(self.domain)
-        self._spawn("worker-relay", self.domain, f"vgpu-relay --config {CONFIG}",
-                    "in worker domain")
-        self._spawn("mediator", self.domain, f"vgpu-mediator --config {CONFIG}", '"event":"ready"')
-        self._spawn("xen", self.domain, f"vgpu-xen --config {CONFIG}", "serves from domain")
+        self._serve_all("", self.domain, CONFIG, "")
 
-    def _spawn(self, name, machine, command, ready):
-        job = self.jobs[name] = machine.spawn(f"exec {command} 2>&1")
-        job.wait_output(ready, WAIT_S)
+    def _serve_all(self, prefix, machine, config, side):
+        self._serve(f"{prefix}worker-relay", machine, f"vgpu-relay {side} --config {config}",
+                    "in worker domain")
+        self._serve(f"{prefix}mediator", machine, f"vgpu-mediator --config {config}",
+                    '"event":"ready"')
+        self._serve(f"{prefix}xen", machine, f"vgpu-xen --config {config}", "serves from domain")
+
+    def _serve(self, name, machine, command, ready):
+        self.services[name] = Service(machine, f"{command} 2>&1", ready).start()
 
     def register(self, guest, vm_id, pool, priority):
         code, output = self.admin("register-vm", guest.name, "--vm-id", vm_id, "--uuid", guest.uuid,
@@ -90,20 +88,21 @@ class WorkerDomain:
     def offer(self, guest):
         return guest.store("data/vgpu/backend/domain")
 
-    def wait_offered(self, guest):
-        wait_until(lambda: self.offer(guest) == str(self.domain.id), self.report)
+    def wait_offered(self, guest, domain=None):
+        domain = self.domain.id if domain is None else domain
+        wait_until(lambda: self.offer(guest) == str(domain), self.report)
 
     def report(self):
-        return "\n".join(f"--- {name}\n{job.output[-2000:]}" for name, job in self.jobs.items())
+        return "\n".join(f"--- {name}\n{service.output[-2000:]}"
+                         for name, service in self.services.items())
 
     def stop(self):
         if self.dom0.alive():
             if self.domain is not None:
                 self.domain.destroy()
-            job = self.jobs.get("relay")
-            if job is not None and not job.done():
-                job.kill()
-                job.wait(STEP_TIMEOUT_S)
+            for service in self.services.values():
+                if service.dom0 is self.dom0 and service.running():
+                    service.stop()
             self.dom0.run(f"rm -rf {DIRECTORY}")
 
 
@@ -168,6 +167,29 @@ def test_dom0_sees_and_changes_what_the_mediator_there_does(worker, served):
     assert vms[vm_id]["priority"] == 1
     assert client(served("pvh"), "5 6")["device"]["priority"] == 1
     assert worker.admin("set-priority", vm_id, VMS["pvh"][2])[0] == 0
+
+
+def test_a_vm_that_gets_another_number_is_served_as_that(worker, served):
+    guest, vm_id = served("pvh"), VMS["pvh"][0]
+    for old, new in ((vm_id, 19), (19, vm_id)):
+        assert worker.admin("set-vm-id", old, new, "--yes")[0] == 0
+        wait_until(lambda n=new: worker.dom0.store_read(
+            f"/local/domain/{worker.domain.id}/vgpu/guest/{guest.id}") == str(n), worker.report)
+        worker.services["xen"].wait_output(f"domain {guest.id} is vm {new}: the channel is offered")
+        assert client(guest, "3 4")["device"]["vm_id"] == new, worker.report()
+
+
+def test_guests_are_served_while_the_relays_are_killed_and_come_back(worker, served):
+    guest, relays = served("pv"), [worker.services[name] for name in ("relay", "worker-relay")]
+    for relay in relays:
+        relay.kill()
+    assert client(guest, "3 4")["answer"]["message"] == "3 + 4 = 7", worker.report()
+    code, output = worker.admin("status")
+    assert code != 0 and "listens" in output, output
+    for relay in relays:
+        relay.start()
+    relays[0].wait_output("has the registry")
+    assert {vm["vm_id"] for vm in worker.status()["vms"]} == {7, 9}
 
 
 def test_quarantine_from_dom0_reaches_a_guest(worker, served):
