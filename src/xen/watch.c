@@ -293,6 +293,16 @@ static void take_over(struct watch *watch, struct watch_session *session, const 
     session->over_ns = clock_monotonic_ns();
 }
 
+/* As long as the guest does not remove it, with all of its area. */
+static bool is_offer_there(struct watch *watch, const struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES], value[16], number[16];
+
+    node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN, path);
+    snprintf(number, sizeof(number), "%u", watch->own_domain);
+    return xenbus_read(&watch->bus, path, value, sizeof(value)) == 0 && strcmp(value, number) == 0;
+}
+
 static void add_session(struct watch *watch, struct watch_domain *domain, const char *name)
 {
     struct watch_session *session = calloc(1, sizeof(*session));
@@ -328,7 +338,8 @@ static void look_at_own_sessions(struct watch *watch, struct watch_domain *domai
     }
 }
 
-/* A name that is no session's of ours. */
+/* A name that is no session's of ours.  One that begins where the offer is not ours is
+ * another domain's, which serves this VM now, or waits for the offer that is made again. */
 static void look_at_name(struct watch *watch, struct watch_domain *domain, const char *name)
 {
     char state[32];
@@ -336,7 +347,8 @@ static void look_at_name(struct watch *watch, struct watch_domain *domain, const
     if (read_guest_state(watch, domain, name, state, sizeof(state)) < 0)
         return;
     if (strcmp(state, VGPU_XEN_INITIALISING) == 0) {
-        add_session(watch, domain, name);
+        if (!domain->is_offered || is_offer_there(watch, domain))
+            add_session(watch, domain, name);
     } else if (strcmp(state, VGPU_XEN_CLOSING) == 0) { /* while no vgpu-xen was there */
         remove_session_node(watch, domain, VGPU_XEN_FRONTEND, name);
         remove_session_node(watch, domain, VGPU_XEN_BACKEND, name);
@@ -617,16 +629,6 @@ static void serve_domain(struct watch *watch, struct watch_domain *domain)
     domain->has_complained = false;
     domain->has_news = true;
     log_info("domain %u is vm %u: the channel is offered", domain->id, domain->vm_id);
-}
-
-/* As long as the guest does not remove it, with all of its area. */
-static bool is_offer_there(struct watch *watch, const struct watch_domain *domain)
-{
-    char path[XENBUS_PATH_BYTES], value[16], number[16];
-
-    node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN, path);
-    snprintf(number, sizeof(number), "%u", watch->own_domain);
-    return xenbus_read(&watch->bus, path, value, sizeof(value)) == 0 && strcmp(value, number) == 0;
 }
 
 static void remove_offer(struct watch *watch, struct watch_domain *domain)

@@ -360,6 +360,17 @@ def test_an_offer_that_somebody_removed_is_made_again(host):
     domain.wait_told(domain.ask(), "refused")
 
 
+def test_a_session_for_another_domain_is_left_to_that(host):
+    """As when a worker domain serves the VM now, and nobody has looked at it again yet."""
+    h = host([1])
+    domain = h.start_domain(5, UUIDS[1]).wait_offer()
+    h.store.write(domain.below("backend", key="domain"), 8)
+    name = domain.ask()
+    domain.wait_told(name, "refused")
+    said = [part for part in h.messages("") if "is offered" in part or name in part]
+    assert ["is offered" in part for part in said] == [True, True, False], said
+
+
 # --- hostile guests ----------------------------------------------------------------------------
 
 
