@@ -20,6 +20,10 @@ SETTINGS = {
     "run_dir": f"{DIRECTORY}/run", "database": f"{DIRECTORY}/vgpu.db",
     "worker": "/usr/bin/vgpu-worker", "log_format": "json", "worker_memory_mib": 0,
     "device_memory_mib": 32, "operation_limit_ms": 120000}
+OWN = f"{DIRECTORY}/own"  # of Dom0's mediator, where Dom0 serves a pool too
+OWN_CONFIG = f"{OWN}/mediator.conf"
+OWN_SETTINGS = {**SETTINGS, **{key: SETTINGS[key].replace(DIRECTORY, OWN) for key in
+                               ("share", "state_dir", "run_dir", "database")}}
 VMS = {"pv": (7, "A", "high"), "pvh": (9, "B", "low")}
 LEVELS = {"low": 0, "medium": 1, "high": 2}
 both_kinds = pytest.mark.parametrize("kind", VMS)
@@ -69,6 +73,11 @@ class WorkerDomain:
         self.domain.boot()
         configure(self.domain)
         self._serve_all("", self.domain, CONFIG, "")
+
+    def serve_in_dom0(self):
+        """Dom0's own mediator, with its copy of the registry."""
+        configure(self.dom0, OWN_CONFIG, OWN_SETTINGS)
+        self._serve_all("own-", self.dom0, OWN_CONFIG, "--worker")
 
     def _serve_all(self, prefix, machine, config, side):
         self._serve(f"{prefix}worker-relay", machine, f"vgpu-relay {side} --config {config}",
@@ -220,3 +229,24 @@ def test_a_worker_domain_that_is_destroyed_and_made_anew_serves_again(worker, se
     assert worker.domain.id != old
     worker.wait_offered(guest)
     assert client(guest, "3 4")["answer"]["message"] == "3 + 4 = 7", worker.report()
+
+
+def test_one_pool_can_be_dom0s_and_a_vm_goes_there_and_back(worker, served):
+    pv, pvh = served("pv"), served("pvh")
+    relay = worker.services["relay"]
+    relay.stop()
+    worker.serve_pools("gpu1", "Domain-0")
+    relay.start()
+    worker.serve_in_dom0()
+    worker.wait_offered(pvh, 0)
+    assert worker.offer(pv) == str(worker.domain.id)
+    for guest, kind in ((pv, "pv"), (pvh, "pvh")):
+        record = client(guest, "3 4")
+        assert record.get("answer", {}).get("message") == "3 + 4 = 7", (record, worker.report())
+        assert record["device"]["pool"] == VMS[kind][1]
+    for pool, place in (("B", 0), ("A", worker.domain.id)):
+        assert worker.admin("set-pool", VMS["pv"][0], pool)[0] == 0
+        worker.wait_offered(pv, place)
+        record = client(pv, "5 6")
+        assert record.get("answer", {}).get("message") == "5 + 6 = 11", (record, worker.report())
+        assert record["device"]["pool"] == pool
