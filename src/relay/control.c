@@ -374,9 +374,9 @@ static void send_away(int fd, const char *code, const char *message)
 void control_accept(struct relay *relay, struct relay_worker *worker)
 {
     struct control_listener *listener = worker ? &worker->listener : &relay->listener;
+    pid_t *seat = relay_find_seat(worker ? &worker->seats : &relay->seats);
     int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
     struct ucred peer;
-    pid_t pid;
 
     if (fd < 0)
         return;
@@ -385,12 +385,11 @@ void control_accept(struct relay *relay, struct relay_worker *worker)
                   "the control socket is for root and members of the mediator's control group");
         return;
     }
-    if (relay->children >= RELAY_CHILDREN_MAX) {
+    if (!seat) {
         send_away(fd, "busy", "all connections of the control socket are in use: try again");
         return;
     }
-    pid = relay_fork(relay);
-    if (pid == 0)
+    if (relay_fork(relay, seat) == 0)
         be_connection(relay, worker, fd);
     close(fd);
 }
@@ -418,7 +417,7 @@ static __attribute__((noreturn)) void be_refresh(struct relay *relay, struct rel
 
 void control_refresh(struct relay *relay, struct relay_worker *worker)
 {
-    if (relay_fork(relay) == 0)
+    if (relay_fork(relay, &worker->refresher) == 0)
         be_refresh(relay, worker);
 }
 

@@ -35,7 +35,8 @@ static void look_at_worker(struct relay *relay, struct relay_worker *worker)
                 worker->name, shown);
 }
 
-/* At a pace of ours, not of theirs.  Returns when to look again. */
+/* At a pace of ours, not of theirs, and not while it still takes what was sent for its last
+ * news: that child's end comes as a signal.  Returns when to look again. */
 static int look_at_workers(struct relay *relay)
 {
     uint64_t now_ns = clock_monotonic_ns();
@@ -44,10 +45,9 @@ static int look_at_workers(struct relay *relay)
     for (unsigned i = 0; i < relay->domains.count; i++) {
         struct relay_worker *worker = &relay->domains.workers[i];
 
-        if (!worker->runs || !worker->has_news)
+        if (!worker->runs || !worker->has_news || worker->refresher)
             continue;
-        if (relay->children < RELAY_CHILDREN_MAX &&
-            now_ns - worker->looked_ns >= RELAY_LOOK_PAUSE_MS * NS_PER_MS) {
+        if (now_ns - worker->looked_ns >= RELAY_LOOK_PAUSE_MS * NS_PER_MS) {
             worker->has_news = false;
             worker->looked_ns = now_ns;
             look_at_worker(relay, worker);

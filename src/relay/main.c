@@ -52,13 +52,42 @@ int relay_open_xenbus(struct xenbus *bus, const char *path, struct vgpu_error *e
     return 0;
 }
 
-pid_t relay_fork(struct relay *relay)
+pid_t *relay_find_seat(struct relay_seats *seats)
+{
+    for (unsigned i = 0; i < RELAY_SEATS; i++) {
+        if (seats->pids[i] == 0)
+            return &seats->pids[i];
+    }
+    return NULL;
+}
+
+static void free_seat(struct relay_seats *seats, pid_t pid)
+{
+    for (unsigned i = 0; i < RELAY_SEATS; i++) {
+        if (seats->pids[i] == pid)
+            seats->pids[i] = 0;
+    }
+}
+
+static void forget_child(struct relay *relay, pid_t pid)
+{
+    free_seat(&relay->seats, pid);
+    for (unsigned i = 0; i < relay->domains.count; i++) {
+        struct relay_worker *worker = &relay->domains.workers[i];
+
+        free_seat(&worker->seats, pid);
+        if (worker->refresher == pid)
+            worker->refresher = 0;
+    }
+}
+
+pid_t relay_fork(struct relay *relay, pid_t *seat)
 {
     pid_t parent = getpid(), pid = fork();
     sigset_t none;
 
     if (pid > 0)
-        relay->children++;
+        *seat = pid;
     if (pid < 0)
         log_warning("no process for a message");
     if (pid != 0)
@@ -80,11 +109,12 @@ bool relay_take_signals(struct relay *relay)
 {
     struct signalfd_siginfo info;
     bool ends = false;
+    pid_t pid;
 
     while (read(relay->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
         ends = ends || info.ssi_signo != SIGCHLD;
-    while (relay->children > 0 && waitpid(-1, NULL, WNOHANG) > 0)
-        relay->children--;
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+        forget_child(relay, pid);
     return ends;
 }
 

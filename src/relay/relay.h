@@ -26,16 +26,22 @@
 
 #define RELAY_WORKERS_MAX 8u
 #define RELAY_NAME_BYTES 64u
-#define RELAY_ID_BYTES 17u /* 16 of 0-9 and a-f, NUL */
-#define RELAY_CHILDREN_MAX 16u
+#define RELAY_ID_BYTES 17u       /* 16 of 0-9 and a-f, NUL */
+#define RELAY_SEATS 16u          /* a socket in Dom0; the questions in a worker domain */
 #define RELAY_LOOK_PAUSE_MS 1000 /* however often a worker domain says that it has started */
-#define RELAY_ANSWER_MS 25000    /* vgpu-admin waits for 30 s */
+#define RELAY_ANSWER_MS 25000    /* to one line, all in all; vgpu-admin waits for 30 s */
 
 struct relay_options {
     const char *config_path; /* of the mediator */
     bool is_worker;          /* in Dom0: the worker domain's side of a pool that it serves itself */
     const char *domains_path;
     const char *xenbus_path;
+};
+
+/* Processes of ours that are at work for one socket, so that its peers wait for each other
+ * and for nobody else.  0: free. */
+struct relay_seats {
+    pid_t pids[RELAY_SEATS];
 };
 
 /* --- domains.c --------------------------------------------------------------------- */
@@ -48,7 +54,9 @@ struct relay_worker {
     bool is_ambiguous;                /* and that has been told */
     bool has_news;                    /* what it says of itself is to be looked at */
     uint64_t looked_ns;               /* when that was last */
+    pid_t refresher;                  /* sends it the registry; 0: nobody does */
     struct control_listener listener; /* its own control socket */
+    struct relay_seats seats;         /* that one's connections */
 };
 
 struct relay_domains {
@@ -69,7 +77,6 @@ struct relay {
     int signal_fd;
     unsigned own_domain;
     bool is_worker;
-    unsigned children;
     uint8_t complained[UINT16_MAX / 8 + 1]; /* a bit a domain: of its nodes' rights */
     const char *xenbus_path;
     struct config config;
@@ -77,12 +84,17 @@ struct relay {
     uint64_t looked_ns, look_ns;      /* at all domains: last, and when again */
     struct relay_domains domains;     /* Dom0 */
     struct control_listener listener; /* Dom0 */
+    struct relay_seats seats;         /* of its connections; the worker domain: of questions */
 };
 
 int relay_open_xenbus(struct xenbus *bus, const char *path, struct vgpu_error *error);
 
-/* Ends and continues as a child does: 0 in the child, its pid, or -1. */
-pid_t relay_fork(struct relay *relay);
+/* NULL: none is free. */
+pid_t *relay_find_seat(struct relay_seats *seats);
+
+/* Ends and continues as a child does: 0 in the child, its pid, or -1.  It has `seat` until it
+ * ends. */
+pid_t relay_fork(struct relay *relay, pid_t *seat);
 
 /* Takes the signals that came: true when it is told to end. */
 bool relay_take_signals(struct relay *relay);
@@ -144,7 +156,7 @@ void control_end(struct relay *relay);
 /* Takes a connection, and serves it in a child; `worker` NULL: the socket of all. */
 void control_accept(struct relay *relay, struct relay_worker *worker);
 
-/* Sends the registry and has the mediator apply it; for the log. */
+/* Sends the registry and has the mediator apply it; for the log.  One at a time. */
 void control_refresh(struct relay *relay, struct relay_worker *worker);
 
 #endif /* VGPU_RELAY_H */

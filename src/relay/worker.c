@@ -141,19 +141,20 @@ static bool exists(struct relay *relay, const char *path)
 
 static void look_at_question(struct relay *relay, const char *id)
 {
+    pid_t *seat = relay_find_seat(&relay->seats);
     char path[XENBUS_PATH_BYTES], chunks[16];
 
     relay_path(path, relay->own_domain, WORKER_REQUESTS "/%s/" MESSAGE_CHUNKS, id);
     if (xenbus_read(&relay->bus, path, chunks, sizeof(chunks)) < 0)
         return; /* not complete, or gone */
     relay_path(path, relay->own_domain, WORKER_ANSWERS "/%s", id);
-    if (relay->children >= RELAY_CHILDREN_MAX || exists(relay, path))
+    if (!seat || exists(relay, path))
         return;
     if (xenbus_make_directory(&relay->bus, path) < 0) {
         log_warning("cannot answer Dom0: %s: %s", path, strerror(errno));
         return;
     }
-    if (relay_fork(relay) == 0)
+    if (relay_fork(relay, seat) == 0)
         be_answer(relay, id);
 }
 

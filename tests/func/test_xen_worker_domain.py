@@ -482,6 +482,46 @@ def test_a_worker_domain_that_never_stops_writing_holds_nothing_off(world):
         chatter.join()
 
 
+def children_of(program):
+    pid = program.process.pid
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+        return len(children.read().split())
+
+
+def test_a_worker_domain_that_only_says_that_it_starts_takes_one_process(world):
+    w = world()
+    w.relay.start("in Dom0")
+    answers = threading.Event()
+    fake = FakeWorker(w, lambda kind: (answers.wait(WAIT_S), '{"result":{}}' if kind == "command"
+                                       else "")[1]).say_ready()
+    try:
+        wait_until(lambda: fake.seen, w.relay.text)
+        for _ in range(40):
+            fake.say_ready()
+            assert children_of(w.relay) == 1
+            answers.wait(0.1)
+    finally:
+        answers.set()
+    w.wait_registry(2)  # what it said meanwhile is looked at afterwards
+
+
+def test_who_asks_a_worker_domain_that_does_not_answer_keeps_nobody_from_others(world):
+    w = world(domains="[pools]\nA = gpu1\nB = gpu2\n")
+    w.relay.start("in Dom0")
+    silent = FakeWorker(w, lambda kind: None).say_ready()
+    wait_until(lambda: silent.seen, w.relay.text)
+    run = w.dom0.directory / "state/run"
+    question = b'{"version":1,"id":1,"command":"status"}\n'
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            stack.enter_context(control_support.Control(run / "gpu1/control.sock")).send(question)
+        with control_support.Control(run / "gpu1/control.sock") as control:
+            assert control.receive()["error"]["code"] == "busy"
+        for path in ("control.sock", "gpu2/control.sock"):
+            with control_support.Control(run / path) as control:
+                assert control.call("hello")["relay"] is True
+
+
 # --- quarantines ----------------------------------------------------------------------------
 
 
