@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PATIENCE_S 10
@@ -27,6 +28,7 @@ struct connection {
     struct relay_worker *worker; /* NULL: all */
     struct xenbus bus;
     int fd;
+    uint64_t end_ns; /* of waiting for what it asked */
     size_t in_bytes;
     char in[CONTROL_REQUEST_MAX_BYTES];
 };
@@ -45,17 +47,13 @@ static json_t *fail(struct failure *failure, const char *code, const char *messa
 
 /* --- asking a worker domain's mediator --------------------------------------------------- */
 
-/* What its relay answered: {"result":...} or {"code":...,"message":...}. */
-static json_t *take_answer(const char *text, struct failure *failure)
+/* {"result":...} or {"code":...,"message":...}; takes it over. */
+static json_t *judge_answer(json_t *answer, struct failure *failure)
 {
-    json_error_t wrong;
-    json_t *answer = json_loads(text, JSON_REJECT_DUPLICATES, &wrong), *result;
-    const char *code, *message;
+    json_t *result = json_incref(json_object_get(answer, "result"));
+    const char *code = json_string_value(json_object_get(answer, "code"));
+    const char *message = json_string_value(json_object_get(answer, "message"));
 
-    relay_clean(answer);
-    result = json_incref(json_object_get(answer, "result"));
-    code = json_string_value(json_object_get(answer, "code"));
-    message = json_string_value(json_object_get(answer, "message"));
     if (!json_is_object(result)) {
         json_decref(result);
         result = NULL;
@@ -66,19 +64,31 @@ static json_t *take_answer(const char *text, struct failure *failure)
     return result;
 }
 
+/* What its relay answered. */
+static json_t *take_answer(const char *text, struct failure *failure)
+{
+    json_error_t wrong;
+    json_t *answer = json_loads(text, JSON_REJECT_DUPLICATES, &wrong);
+
+    relay_clean(answer);
+    return judge_answer(answer, failure);
+}
+
 static json_t *ask(struct connection *connection, const struct relay_worker *worker,
                    const char *command, const json_t *arguments, struct failure *failure)
 {
     json_t *question = json_pack("{s:s, s:O*}", "command", command, "arguments", arguments);
     char *text = json_dumps(question, JSON_COMPACT), *answer;
+    struct message message = {.kind = MESSAGE_COMMAND, .data = text};
     struct vgpu_error error;
     json_t *result = NULL;
 
     json_decref(question);
     if (!text)
         return fail(failure, "internal", "no memory for the question");
-    if (message_exchange(&connection->bus, worker, MESSAGE_COMMAND, text, strlen(text), &answer,
-                         &error) < 0) {
+    message.bytes = strlen(text);
+    if (message_exchange(&connection->bus, worker, &message, connection->end_ns, &answer, &error) <
+        0) {
         fail(failure, error.code == ETIMEDOUT ? "not-running" : "internal", error.message);
     } else {
         result = take_answer(answer, failure);
@@ -151,14 +161,13 @@ static json_t *pending(const struct relay_worker *worker, const char *what)
 static json_t *refresh(struct connection *connection, const struct relay_worker *worker,
                        struct failure *failure)
 {
-    static const char no_relay[] = "vgpu-relay does not run in";
     struct vgpu_error error;
     json_t *result;
 
     if (!is_ready(connection, worker))
-        return pending(worker, no_relay);
-    if (registry_send(connection->relay, &connection->bus, worker, &error) < 0)
-        return error.code == ETIMEDOUT ? pending(worker, no_relay)
+        return pending(worker, "vgpu-relay does not run in");
+    if (registry_send(connection->relay, &connection->bus, worker, connection->end_ns, &error) < 0)
+        return error.code == ETIMEDOUT ? pending(worker, "vgpu-relay does not answer in")
                                        : fail(failure, "not-read", error.message);
     result = ask(connection, worker, "reload", NULL, failure);
     return !result && strcmp(failure->code, "not-running") == 0
@@ -166,7 +175,18 @@ static json_t *refresh(struct connection *connection, const struct relay_worker 
                : result;
 }
 
-static void merge(json_t *all, json_t *one)
+/* Each one's words: an administrator is told of all that this does not count for yet. */
+static void add_reason(json_t *all, const json_t *one)
+{
+    const char *reason = json_string_value(json_object_get(one, "reason"));
+    const char *earlier = json_string_value(json_object_get(all, "reason"));
+
+    if (reason)
+        json_object_set_new(
+            all, "reason", earlier ? json_sprintf("%s; %s", earlier, reason) : json_string(reason));
+}
+
+static void merge(json_t *all, const json_t *one)
 {
     json_int_t count = json_integer_value(json_object_get(all, "count")) +
                        json_integer_value(json_object_get(one, "count"));
@@ -176,27 +196,112 @@ static void merge(json_t *all, json_t *one)
     json_array_extend(json_object_get(all, "next_start"), json_object_get(one, "next_start"));
     if (json_is_true(json_object_get(one, "pending")))
         json_object_set_new(all, "pending", json_true());
-    if (json_object_get(one, "reason"))
-        json_object_set(all, "reason", json_object_get(one, "reason"));
+    add_reason(all, one);
     if (json_is_false(json_object_get(one, "files_done")))
         json_object_set_new(all, "files_done", json_false());
 }
 
+/* --- answers ------------------------------------------------------------------------------- */
+
+static int send_all(int fd, const char *data, size_t bytes)
+{
+    while (bytes > 0) {
+        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
+
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return -1;
+        data += sent;
+        bytes -= (size_t)sent;
+    }
+    return 0;
+}
+
+/* Takes over `answer`. */
+static int send_answer(int fd, json_t *answer)
+{
+    char *text = json_dumps(answer, JSON_COMPACT);
+    int result = -1;
+
+    json_decref(answer);
+    if (text && send_all(fd, text, strlen(text)) == 0)
+        result = send_all(fd, "\n", 1);
+    free(text);
+    return result;
+}
+
+/* --- reload: a process a worker domain ----------------------------------------------------- */
+
+struct part {
+    pid_t pid; /* 0: none */
+    int fd;    /* its answer, until its end */
+};
+
+static __attribute__((noreturn)) void be_part(struct connection *connection,
+                                              const struct relay_worker *worker, int fd)
+{
+    struct failure failure;
+    struct vgpu_error error;
+    json_t *result = NULL;
+
+    xenbus_close(&connection->bus); /* what is said there is the parent's */
+    if (relay_open_xenbus(&connection->bus, connection->relay->xenbus_path, &error) == 0)
+        result = refresh(connection, worker, &failure);
+    else
+        fail(&failure, "internal", error.message);
+    send_answer(fd,
+                result ? json_pack("{s:o}", "result", result)
+                       : json_pack("{s:s, s:s}", "code", failure.code, "message", failure.message));
+    _exit(EXIT_SUCCESS);
+}
+
+static struct part start_part(struct connection *connection, const struct relay_worker *worker)
+{
+    struct part part = {.fd = -1};
+    int ends[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        return part;
+    if (relay_fork(connection->relay, &part.pid) == 0) {
+        close(ends[0]);
+        be_part(connection, worker, ends[1]);
+    }
+    close(ends[1]);
+    part.fd = ends[0];
+    return part;
+}
+
+/* It ends in time by itself.  Without a process or an answer: a failure. */
+static json_t *end_part(struct part *part, struct failure *failure)
+{
+    json_error_t wrong;
+    json_t *answer = part->fd < 0 ? NULL : json_loadfd(part->fd, 0, &wrong);
+
+    fd_close(&part->fd);
+    if (part->pid > 0)
+        waitpid(part->pid, NULL, 0);
+    return judge_answer(answer, failure);
+}
+
 /* The mediators read copies; who asks knows the database in Dom0.  A worker domain that cannot
- * take the registry keeps no other one from it. */
+ * take the registry, or does not answer, keeps no other one from it. */
 static json_t *reload(struct connection *connection, struct failure *failure)
 {
     const struct relay_domains *domains = &connection->relay->domains;
     json_t *all = json_pack("{s:i, s:[], s:[], s:b, s:s}", "count", 0, "changes", "next_start",
                             "files_done", 1, "database", connection->relay->config.database);
-    bool failed = false;
+    struct part parts[RELAY_WORKERS_MAX];
+    unsigned count = 0;
+    bool failed = !all;
 
-    for (unsigned i = 0; all && i < domains->count; i++) {
-        json_t *one;
+    for (unsigned i = 0; i < domains->count; i++) {
+        if (!connection->worker || connection->worker == &domains->workers[i])
+            parts[count++] = start_part(connection, &domains->workers[i]);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        json_t *one = end_part(&parts[i], failure);
 
-        if (connection->worker && connection->worker != &domains->workers[i])
-            continue;
-        one = refresh(connection, &domains->workers[i], failure);
         failed = failed || !one;
         if (one)
             merge(all, one);
@@ -259,34 +364,6 @@ static json_t *take_request(struct connection *connection, const json_t *request
     return run(connection, command, arguments, failure);
 }
 
-static int send_all(int fd, const char *data, size_t bytes)
-{
-    while (bytes > 0) {
-        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
-
-        if (sent < 0 && errno == EINTR)
-            continue;
-        if (sent <= 0)
-            return -1;
-        data += sent;
-        bytes -= (size_t)sent;
-    }
-    return 0;
-}
-
-/* Takes over `answer`. */
-static int send_answer(int fd, json_t *answer)
-{
-    char *text = json_dumps(answer, JSON_COMPACT);
-    int result = -1;
-
-    json_decref(answer);
-    if (text && send_all(fd, text, strlen(text)) == 0)
-        result = send_all(fd, "\n", 1);
-    free(text);
-    return result;
-}
-
 static int send_failure(int fd, json_int_t id, const struct failure *failure)
 {
     return send_answer(fd, json_pack("{s:i, s:I, s:b, s:{s:s, s:s}}", "version", CONTROL_VERSION,
@@ -299,9 +376,11 @@ static int take_line(struct connection *connection, const char *line, size_t byt
     struct failure failure = {"internal", "the command failed without a reason"};
     json_error_t wrong;
     json_t *request = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &wrong);
+    json_t *result;
     json_int_t id;
-    json_t *result = take_request(connection, request, &id, &failure);
 
+    connection->end_ns = clock_monotonic_ns() + RELAY_ANSWER_MS * NS_PER_MS;
+    result = take_request(connection, request, &id, &failure);
     json_decref(request);
     if (!result)
         return send_failure(connection->fd, id, &failure);
@@ -398,7 +477,10 @@ void control_accept(struct relay *relay, struct relay_worker *worker)
 
 static __attribute__((noreturn)) void be_refresh(struct relay *relay, struct relay_worker *worker)
 {
-    struct connection connection = {.relay = relay, .worker = worker, .fd = -1};
+    struct connection connection = {.relay = relay,
+                                    .worker = worker,
+                                    .fd = -1,
+                                    .end_ns = clock_monotonic_ns() + RELAY_ANSWER_MS * NS_PER_MS};
     struct failure failure;
     struct vgpu_error error;
     json_t *result;

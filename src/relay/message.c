@@ -15,6 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define EVENTS_AT_ONCE 64
+
 void relay_path(char path[XENBUS_PATH_BYTES], unsigned domain, const char *format, ...)
 {
     int used = snprintf(path, XENBUS_PATH_BYTES, "/local/domain/%u/", domain);
@@ -111,15 +113,26 @@ static int choose_id(char id[RELAY_ID_BYTES])
     return got == (ssize_t)sizeof(number) ? 0 : -1;
 }
 
-/* As message_get(); 0 when the time is over. */
-static int await_answer(struct xenbus *bus, const char *directory, char **ret_answer)
+/* Some at a time, so that a worker domain that never stops writing does not hold us beyond
+ * the end.  Events tell nothing but that it is worth a look. */
+static int drop_events(struct xenbus *bus)
 {
-    uint64_t end_ns = clock_monotonic_ns() + RELAY_ANSWER_MS * NS_PER_MS;
+    struct xenbus_event event;
+    int got = 1;
+
+    for (int i = 0; i < EVENTS_AT_ONCE && got > 0; i++)
+        got = xenbus_next_event(bus, &event);
+    return got < 0 ? -1 : 0;
+}
+
+/* As message_get(); 0 when the time is over. */
+static int await_answer(struct xenbus *bus, const char *directory, uint64_t end_ns,
+                        char **ret_answer)
+{
     size_t bytes;
 
     for (;;) {
         struct pollfd wait = {.fd = bus->fd, .events = POLLIN};
-        struct xenbus_event event;
         uint64_t now_ns = clock_monotonic_ns();
         int got = message_get(bus, directory, MESSAGE_ANSWER_MAX_BYTES, ret_answer, &bytes);
 
@@ -127,9 +140,7 @@ static int await_answer(struct xenbus *bus, const char *directory, char **ret_an
             return got;
         if (bus->event_count == 0)
             poll(&wait, 1, (int)((end_ns - now_ns) / NS_PER_MS) + 1);
-        while ((got = xenbus_next_event(bus, &event)) > 0)
-            ;
-        if (got < 0)
+        if (drop_events(bus) < 0)
             return -1;
     }
 }
@@ -147,8 +158,9 @@ static int judge_answer(const struct relay_worker *worker, int got, struct vgpu_
                            worker->name);
 }
 
-int message_exchange(struct xenbus *bus, const struct relay_worker *worker, const char *kind,
-                     const void *data, size_t bytes, char **ret_answer, struct vgpu_error *error)
+int message_exchange(struct xenbus *bus, const struct relay_worker *worker,
+                     const struct message *message, uint64_t end_ns, char **ret_answer,
+                     struct vgpu_error *error)
 {
     char id[RELAY_ID_BYTES], question[XENBUS_PATH_BYTES], answer[XENBUS_PATH_BYTES];
     char chunks[XENBUS_PATH_BYTES];
@@ -160,10 +172,10 @@ int message_exchange(struct xenbus *bus, const struct relay_worker *worker, cons
     relay_path(answer, worker->domain, WORKER_ANSWERS "/%s", id);
     relay_path(chunks, worker->domain, WORKER_ANSWERS "/%s/" MESSAGE_CHUNKS, id);
     if (xenbus_watch(bus, chunks, "answer") < 0 ||
-        message_put(bus, question, kind, data, bytes) < 0)
+        message_put(bus, question, message->kind, message->data, message->bytes) < 0)
         result = error_set_errno(error, "cannot write %s into XenStore", question);
     else
-        result = judge_answer(worker, await_answer(bus, answer, ret_answer), error);
+        result = judge_answer(worker, await_answer(bus, answer, end_ns, ret_answer), error);
     xenbus_unwatch(bus, chunks, "answer");
     xenbus_remove(bus, question);
     xenbus_remove(bus, answer);

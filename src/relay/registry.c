@@ -17,19 +17,30 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PATH_ROOM (PATH_MAX + 32)
+#define LOCK_PAUSE_NS (20 * NS_PER_MS)
 
 static const struct store_actor actor = {"vgpu-relay", "restore"};
 
-/* -1: none.  Ends with its descriptor. */
-static int lock_file(const char *path)
+/* -1: none, with ETIMEDOUT when another one has it until `end_ns`.  Ends with its descriptor. */
+static int lock_file(const char *path, uint64_t end_ns)
 {
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
-    if (fd >= 0 && flock(fd, LOCK_EX) < 0)
+    while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        bool is_late = clock_monotonic_ns() >= end_ns;
+
+        if (errno == EWOULDBLOCK && !is_late) {
+            nanosleep(&pause, NULL);
+            continue;
+        }
+        errno = errno == EWOULDBLOCK ? ETIMEDOUT : errno;
         fd_close(&fd);
+    }
     return fd;
 }
 
@@ -195,15 +206,16 @@ int registry_copy(const struct relay *relay, const struct relay_worker *worker, 
 /* --- there ----------------------------------------------------------------------------- */
 
 static int send_copy(const struct relay *relay, struct xenbus *bus,
-                     const struct relay_worker *worker, struct vgpu_error *error)
+                     const struct relay_worker *worker, uint64_t end_ns, struct vgpu_error *error)
 {
+    struct message message = {.kind = MESSAGE_REGISTRY};
     char *data = NULL, *answer;
-    size_t bytes = 0;
     int result;
 
-    if (registry_copy(relay, worker, &data, &bytes, error) < 0)
+    if (registry_copy(relay, worker, &data, &message.bytes, error) < 0)
         return -1;
-    result = message_exchange(bus, worker, MESSAGE_REGISTRY, data, bytes, &answer, error);
+    message.data = data;
+    result = message_exchange(bus, worker, &message, end_ns, &answer, error);
     free(data);
     if (result < 0)
         return -1;
@@ -214,16 +226,16 @@ static int send_copy(const struct relay *relay, struct xenbus *bus,
 }
 
 int registry_send(const struct relay *relay, struct xenbus *bus, const struct relay_worker *worker,
-                  struct vgpu_error *error)
+                  uint64_t end_ns, struct vgpu_error *error)
 {
     char path[PATH_ROOM + RELAY_NAME_BYTES];
     int lock, result;
 
     snprintf(path, sizeof(path), "%s/relay.%s.lock", relay->config.run_dir, worker->name);
-    lock = lock_file(path);
+    lock = lock_file(path, end_ns);
     if (lock < 0)
         return error_set_errno(error, "cannot lock '%s'", path);
-    result = send_copy(relay, bus, worker, error);
+    result = send_copy(relay, bus, worker, end_ns, error);
     fd_close(&lock);
     return result;
 }
@@ -357,7 +369,7 @@ int registry_put(const struct relay *relay, const void *data, size_t bytes,
     snprintf(path, sizeof(path), "%.4000s.new", relay->config.database);
     snprintf(sent, sizeof(sent), "%.4000s.sent", relay->config.database);
     snprintf(lock_path, sizeof(lock_path), "%.4000s.lock", relay->config.database);
-    lock = lock_file(lock_path);
+    lock = lock_file(lock_path, clock_monotonic_ns() + RELAY_ANSWER_MS * NS_PER_MS);
     if (lock < 0)
         return error_set_errno(error, "cannot lock '%s'", lock_path);
     result = write_file(path, data, bytes, error);

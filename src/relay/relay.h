@@ -117,9 +117,16 @@ int message_put(struct xenbus *bus, const char *directory, const char *kind, con
 int message_get(struct xenbus *bus, const char *directory, size_t bytes_max, char **ret_data,
                 size_t *ret_bytes);
 
-/* Dom0: says it, and waits for the answer. */
-int message_exchange(struct xenbus *bus, const struct relay_worker *worker, const char *kind,
-                     const void *data, size_t bytes, char **ret_answer, struct vgpu_error *error);
+struct message {
+    const char *kind;
+    const void *data;
+    size_t bytes;
+};
+
+/* Dom0: says it, and waits for the answer until `end_ns`; then the error is ETIMEDOUT. */
+int message_exchange(struct xenbus *bus, const struct relay_worker *worker,
+                     const struct message *message, uint64_t end_ns, char **ret_answer,
+                     struct vgpu_error *error);
 
 /* --- registry.c -------------------------------------------------------------------------- */
 
@@ -127,9 +134,10 @@ int message_exchange(struct xenbus *bus, const struct relay_worker *worker, cons
 int registry_copy(const struct relay *relay, const struct relay_worker *worker, char **ret_data,
                   size_t *ret_bytes, struct vgpu_error *error);
 
-/* Dom0: copies it and sends it.  One at a time, so that the newest is the last. */
+/* Dom0: copies it and sends it.  One at a time, so that the newest is the last.  ETIMEDOUT:
+ * until `end_ns` the worker domain took neither this nor an earlier one. */
 int registry_send(const struct relay *relay, struct xenbus *bus, const struct relay_worker *worker,
-                  struct vgpu_error *error);
+                  uint64_t end_ns, struct vgpu_error *error);
 
 /* The worker domain: an empty one where there is none; what came, in its place, but for
  * quarantines that the mediator began by itself; the end of such a one. */

@@ -351,6 +351,23 @@ def test_a_worker_domain_that_does_not_answer_holds_no_other_one_up(world):
     assert not w.relay.messages("gpu1 does not have the registry")
 
 
+def test_a_change_reaches_who_answers_though_two_worker_domains_do_not(world):
+    w = world(domains="[pools]\nA = gpu1\nC = gpu3\nB = gpu2\n")
+    w.dom0.good("create-pool", "C")
+    w.relay.start("in Dom0")
+    FakeWorker(w, lambda kind: None).say_ready()
+    FakeWorker(w, lambda kind: None, 4, "gpu3", UUIDS[9]).say_ready()
+    there = w.add_place(OTHER_WORKER, "gpu2")
+    w.relay.wait_message("worker domain gpu2 has the registry")
+    done = w.dom0.run("register-vm", "vm8", "--vm-id", 8, "--uuid", UUIDS[8], "--pool", "B")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "vgpu-admin: note: " + "; ".join(
+        f"vgpu-relay does not answer in worker domain {name}: this counts when it starts"
+        for name in ("gpu1", "gpu3")) + "\n"
+    with control_support.control(there.mediator) as control:
+        assert control.vm(8)["pool"] == "B"
+
+
 # --- a registered VM, or one of two with its name, is no worker domain ---------------------
 
 
