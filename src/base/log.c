@@ -128,18 +128,45 @@ static void write_line(const char *line, size_t bytes)
     (void)ignored;
 }
 
+/* How many bytes at `at` begin a new line or steer a terminal: C0, DEL, and C1 as UTF-8 has
+ * them. */
+static size_t control_bytes(const char *at)
+{
+    const unsigned char *bytes = (const unsigned char *)at;
+
+    if (bytes[0] < ' ' || bytes[0] == 0x7f)
+        return bytes[0] != '\0';
+    return bytes[0] == 0xc2 && bytes[1] >= 0x80 && bytes[1] < 0xa0 ? 2 : 0;
+}
+
+/* Whoever's words are in a message, it stays one line.  Words in other alphabets stay. */
+static size_t put_escaped(char *target, size_t bytes, const char *text)
+{
+    size_t used = 0;
+
+    while (*text && used + sizeof("\\x00\\x00") <= bytes) {
+        size_t controls = control_bytes(text);
+
+        if (controls == 0)
+            target[used++] = *text++;
+        for (; controls > 0; controls--)
+            used +=
+                (size_t)snprintf(target + used, bytes - used, "\\x%02x", (unsigned char)*text++);
+    }
+    return used;
+}
+
 static void write_text(const char *tag, const char *message)
 {
     char line[LOG_MESSAGE_BYTES + 64];
     char when[LOG_TIME_BYTES];
-    int used;
+    size_t used;
 
     format_time(when, sizeof(when));
-    used = snprintf(line, sizeof(line), "%s [%s] %s\n", when, tag, message);
-    if (used >= (int)sizeof(line))
-        used = (int)sizeof(line) - 1;
-    line[used - 1] = '\n';
-    write_line(line, (size_t)used);
+    used = (size_t)snprintf(line, sizeof(line), "%s [%.32s] ", when, tag);
+    used += put_escaped(line + used, sizeof(line) - used, message);
+    line[used++] = '\n';
+    write_line(line, used);
 }
 
 static void write_json(const char *kind, const char *tag, const char *message,

@@ -364,6 +364,30 @@ static void log_writes_text_events_behind_a_time_stamp(void **state)
     unit_remove_directory(top);
 }
 
+static void log_writes_a_message_as_one_line_whatever_is_in_it(void **state)
+{
+    char *top = unit_temporary_directory();
+    char path[512], many[4000], *text;
+    struct vgpu_error error;
+
+    (void)state;
+    memset(many, '\033', sizeof(many) - 1);
+    many[sizeof(many) - 1] = '\0';
+    snprintf(path, sizeof(path), "%s/log", top);
+    assert_int_equal(log_open(path, LOG_FORMAT_TEXT, LOG_LEVEL_INFO, &error), 0);
+    log_info("%s", "a\n2026 [INFO] forged\033[2J\x7f\xc2\x9b gr\xc3\xbc\xc3\x9f");
+    log_event("QUEUE", NULL, 0, "%s", many);
+    log_close();
+    text = unit_read_file(path);
+    assert_non_null(strstr(text, "[INFO] a\\x0a2026 [INFO] forged\\x1b[2J\\x7f\\xc2\\x9b "
+                                 "gr\xc3\xbc\xc3\x9f\n"));
+    assert_non_null(strstr(text, "[QUEUE] \\x1b\\x1b"));
+    assert_null(strchr(text, '\033'));
+    assert_ptr_equal(strchr(strchr(text, '\n') + 1, '\n'), text + strlen(text) - 1);
+    free(text);
+    unit_remove_directory(top);
+}
+
 static void log_writes_json_events_with_their_fields(void **state)
 {
     const struct log_field fields[] = {LOG_TEXT("pool", "A"), LOG_NUMBER("vm", 7)};
@@ -466,6 +490,7 @@ int main(void)
         cmocka_unit_test(record_file_survives_every_torn_write),
         cmocka_unit_test(record_file_reports_what_it_cannot_write),
         cmocka_unit_test(log_writes_text_events_behind_a_time_stamp),
+        cmocka_unit_test(log_writes_a_message_as_one_line_whatever_is_in_it),
         cmocka_unit_test(log_writes_json_events_with_their_fields),
         cmocka_unit_test(log_follows_its_path_after_rotation),
         cmocka_unit_test(log_begins_a_new_line_behind_half_a_line),
