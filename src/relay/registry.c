@@ -209,7 +209,7 @@ static int send_copy(const struct relay *relay, struct xenbus *bus,
                      const struct relay_worker *worker, uint64_t end_ns, struct vgpu_error *error)
 {
     struct message message = {.kind = MESSAGE_REGISTRY};
-    char *data = NULL, *answer;
+    char *data = NULL, *answer, shown[301];
     int result;
 
     if (registry_copy(relay, worker, &data, &message.bytes, error) < 0)
@@ -219,8 +219,9 @@ static int send_copy(const struct relay *relay, struct xenbus *bus,
     free(data);
     if (result < 0)
         return -1;
+    text_escape(shown, sizeof(shown), answer, strlen(answer));
     if (answer[0])
-        result = error_set(error, EREMOTEIO, "worker domain %s: %.300s", worker->name, answer);
+        result = error_set(error, EREMOTEIO, "worker domain %s: %s", worker->name, shown);
     free(answer);
     return result;
 }

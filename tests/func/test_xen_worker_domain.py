@@ -474,6 +474,17 @@ def test_what_a_worker_domain_says_steers_no_terminal(world):
     assert all(c == "\n" or c.isprintable() for c in done.stderr), repr(done.stderr)
 
 
+def test_what_a_worker_domain_says_of_the_registry_is_one_line_of_letters(world):
+    w = world()
+    w.relay.start("in Dom0")
+    FakeWorker(w, lambda kind: "\x1b]0;owned\x07\nforged\x7f\u009b2Jend" * 40).say_ready()
+    w.relay.wait_message("worker domain gpu1 does not have the registry")
+    done = w.dom0.run("reload")
+    assert done.returncode == 1 and r"worker domain gpu1: \x1b]0;owned\x07\x0aforged" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr[:-1].isprintable(), repr(done.stderr)
+    assert all(said.isprintable() for said in w.relay.messages())
+
+
 def test_a_worker_domain_that_never_stops_writing_holds_nothing_off(world):
     w = world()
     w.register(7)
