@@ -186,12 +186,20 @@ static void add_reason(json_t *all, const json_t *one)
             all, "reason", earlier ? json_sprintf("%s; %s", earlier, reason) : json_string(reason));
 }
 
+/* Any number can come; what is none of changes is 0. */
+static void add_count(json_t *all, const json_t *one)
+{
+    json_int_t count = json_integer_value(json_object_get(all, "count"));
+    json_int_t more = json_integer_value(json_object_get(one, "count"));
+
+    if (more > 0 && __builtin_add_overflow(count, more, &count))
+        count = INT64_MAX;
+    json_object_set_new(all, "count", json_integer(count));
+}
+
 static void merge(json_t *all, const json_t *one)
 {
-    json_int_t count = json_integer_value(json_object_get(all, "count")) +
-                       json_integer_value(json_object_get(one, "count"));
-
-    json_object_set_new(all, "count", json_integer(count));
+    add_count(all, one);
     json_array_extend(json_object_get(all, "changes"), json_object_get(one, "changes"));
     json_array_extend(json_object_get(all, "next_start"), json_object_get(one, "next_start"));
     if (json_is_true(json_object_get(one, "pending")))

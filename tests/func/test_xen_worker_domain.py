@@ -485,6 +485,17 @@ def test_what_a_worker_domain_says_of_the_registry_is_one_line_of_letters(world)
     assert all(said.isprintable() for said in w.relay.messages())
 
 
+def test_numbers_of_two_worker_domains_are_added_up_to_the_greatest_that_there_is(world):
+    w = world(domains="[pools]\nA = gpu1\nB = gpu2\n")
+    w.relay.start("in Dom0")
+    for number, name, uuid in ((WORKER, "gpu1", WORKER_UUID), (OTHER_WORKER, "gpu2", SECOND_UUID)):
+        FakeWorker(w, lambda kind: "" if kind == "registry" else json.dumps(
+            {"result": {"count": 2**63 - 1}}), number, name, uuid).say_ready()
+    w.wait_registry(2)
+    with control_support.Control(w.dom0.directory / "state/run/control.sock") as control:
+        assert control.call("reload")["count"] == 2**63 - 1
+
+
 def test_a_worker_domain_that_never_stops_writing_holds_nothing_off(world):
     w = world()
     w.register(7)
