@@ -29,6 +29,7 @@ struct connection {
     struct xenbus bus;
     int fd;
     uint64_t end_ns; /* of waiting for what it asked */
+    bool is_late;    /* and the registry was not taken until then */
     size_t in_bytes;
     char in[CONTROL_REQUEST_MAX_BYTES];
 };
@@ -166,9 +167,12 @@ static json_t *refresh(struct connection *connection, const struct relay_worker 
 
     if (!is_ready(connection, worker))
         return pending(worker, "vgpu-relay does not run in");
-    if (registry_send(connection->relay, &connection->bus, worker, connection->end_ns, &error) < 0)
-        return error.code == ETIMEDOUT ? pending(worker, "vgpu-relay does not answer in")
-                                       : fail(failure, "not-read", error.message);
+    if (registry_send(connection->relay, &connection->bus, worker, connection->end_ns, &error) <
+        0) {
+        connection->is_late = error.code == ETIMEDOUT;
+        return connection->is_late ? pending(worker, "vgpu-relay does not answer in")
+                                   : fail(failure, "not-read", error.message);
+    }
     result = ask(connection, worker, "reload", NULL, failure);
     return !result && strcmp(failure->code, "not-running") == 0
                ? pending(worker, "the mediator does not run in")
@@ -246,6 +250,14 @@ struct part {
     int fd;    /* its answer, until its end */
 };
 
+static void tell_late(const struct relay *relay, const struct relay_worker *worker)
+{
+    uint8_t index = (uint8_t)(worker - relay->domains.workers);
+    ssize_t ignored = write(relay->late[1], &index, sizeof(index));
+
+    (void)ignored; /* a full pipe says enough */
+}
+
 static __attribute__((noreturn)) void be_part(struct connection *connection,
                                               const struct relay_worker *worker, int fd)
 {
@@ -258,6 +270,8 @@ static __attribute__((noreturn)) void be_part(struct connection *connection,
         result = refresh(connection, worker, &failure);
     else
         fail(&failure, "internal", error.message);
+    if (connection->is_late)
+        tell_late(connection->relay, worker);
     send_answer(fd,
                 result ? json_pack("{s:o}", "result", result)
                        : json_pack("{s:s, s:s}", "code", failure.code, "message", failure.message));
@@ -496,7 +510,11 @@ static __attribute__((noreturn)) void be_refresh(struct relay *relay, struct rel
     if (relay_open_xenbus(&connection.bus, relay->xenbus_path, &error) < 0)
         _exit(EXIT_FAILURE);
     result = refresh(&connection, worker, &failure);
-    if (!result)
+    if (connection.is_late)
+        log_warning("worker domain %s does not have the registry as it is now: vgpu-relay does "
+                    "not answer there",
+                    worker->name);
+    else if (!result)
         log_warning("worker domain %s does not have the registry as it is now: %s", worker->name,
                     failure.message);
     else

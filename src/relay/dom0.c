@@ -9,10 +9,12 @@
 #include "relay/relay.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
-#define WAITS_MAX (3 + RELAY_WORKERS_MAX)
+#define WAITS_MAX (4 + RELAY_WORKERS_MAX)
 #define EVENTS_AT_ONCE 64
 #define LOOK_AGAIN_NS (5 * NS_PER_S)
 #define LOOK_SOON_NS (NS_PER_S / 2)
@@ -81,6 +83,16 @@ static int take_events(struct relay *relay)
     return got;
 }
 
+/* They get the registry once more, as of two changes that waited for each other the last may
+ * not have come there. */
+static void take_late(struct relay *relay)
+{
+    uint8_t index;
+
+    while (read(relay->late[0], &index, sizeof(index)) == (ssize_t)sizeof(index))
+        relay->domains.workers[index].has_news = true;
+}
+
 static nfds_t list_waits(const struct relay *relay, struct pollfd waits[WAITS_MAX])
 {
     nfds_t count = 0;
@@ -88,6 +100,7 @@ static nfds_t list_waits(const struct relay *relay, struct pollfd waits[WAITS_MA
     waits[count++] = (struct pollfd){.fd = relay->bus.fd, .events = POLLIN};
     waits[count++] = (struct pollfd){.fd = relay->signal_fd, .events = POLLIN};
     waits[count++] = (struct pollfd){.fd = relay->listener.fd, .events = POLLIN};
+    waits[count++] = (struct pollfd){.fd = relay->late[0], .events = POLLIN};
     for (unsigned i = 0; i < relay->domains.count; i++)
         waits[count++] =
             (struct pollfd){.fd = relay->domains.workers[i].listener.fd, .events = POLLIN};
@@ -129,11 +142,12 @@ static int serve(struct relay *relay, struct vgpu_error *error)
             relay->look_ns = 0; /* a child's end: it may have told of a change */
         if (take_events(relay) < 0)
             return error_set_errno(error, "XenStore");
+        take_late(relay);
         look_if_due(relay);
         if (waits[2].revents)
             control_accept(relay, NULL);
         for (unsigned i = 0; i < relay->domains.count; i++) {
-            if (waits[3 + i].revents)
+            if (waits[4 + i].revents)
                 control_accept(relay, &relay->domains.workers[i]);
         }
     }
@@ -146,6 +160,8 @@ int relay_dom0_run(struct relay *relay, const struct relay_options *options,
 
     if (relay_domains_read(&relay->domains, options->domains_path, error) < 0)
         return -1;
+    if (pipe2(relay->late, O_CLOEXEC | O_NONBLOCK) < 0)
+        return error_set_errno(error, "a pipe");
     if (control_open(relay, error) < 0) {
         control_end(relay);
         return -1;

@@ -97,6 +97,7 @@ pid_t relay_fork(struct relay *relay, pid_t *seat)
         _exit(EXIT_FAILURE);
     xenbus_close(&relay->bus);
     fd_close(&relay->signal_fd);
+    fd_close(&relay->late[0]);
     fd_close(&relay->listener.fd);
     for (unsigned i = 0; i < relay->domains.count; i++)
         fd_close(&relay->domains.workers[i].listener.fd);
@@ -170,7 +171,7 @@ static int open_all(struct relay *relay, const struct relay_options *options,
 
 static int relay_run(const struct relay_options *options, struct vgpu_error *error)
 {
-    struct relay relay = {.signal_fd = -1};
+    struct relay relay = {.signal_fd = -1, .late = {-1, -1}};
     int result = -1;
 
     relay.bus.fd = relay.listener.fd = -1;

@@ -83,6 +83,8 @@ struct relay {
     bool has_settled;                 /* what an earlier one left is in order */
     uint64_t looked_ns, look_ns;      /* at all domains: last, and when again */
     struct relay_domains domains;     /* Dom0 */
+    int late[2];                      /* Dom0: a pipe; children say the index of a worker
+                                         domain that did not answer to a change */
     struct control_listener listener; /* Dom0 */
     struct relay_seats seats;         /* of its connections; the worker domain: of questions */
 };

@@ -368,6 +368,25 @@ def test_a_change_reaches_who_answers_though_two_worker_domains_do_not(world):
         assert control.vm(8)["pool"] == "B"
 
 
+def test_a_change_that_came_too_late_is_sent_once_more(world):
+    w = world()
+    w.relay.start("in Dom0")
+    kinds, answers = [], threading.Event()
+
+    def answer(kind):
+        kinds.append(kind)
+        if not answers.is_set():
+            return None
+        return "" if kind == "registry" else '{"result":{}}'
+
+    FakeWorker(w, answer).say_ready()
+    wait_until(lambda: kinds, w.relay.text)
+    done = w.dom0.run("reload")
+    assert (done.returncode, "does not answer in worker domain gpu1" in done.stdout) == (0, True)
+    answers.set()
+    w.wait_registry()
+
+
 # --- a registered VM, or one of two with its name, is no worker domain ---------------------
 
 
