@@ -64,6 +64,11 @@ static int end(struct broker *broker, bool guest_is_gone, const char *why)
     return -1;
 }
 
+static void end_with_watcher(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 /* --- opening --------------------------------------------------------------------------- */
 
 static int open_events(struct broker *broker)
@@ -94,6 +99,17 @@ static int open_grants(struct broker *broker)
                        broker->port, &error) == 0)
         return 0;
     return refuse(broker, VGPU_PROBLEM_ARGUMENT, error.message);
+}
+
+/* From here on it opens nothing that the VM's socket's owner could not. */
+static int become_owner(struct broker *broker)
+{
+    struct vgpu_error error;
+
+    if (xen_become_owner(broker->order->socket_path, &error) < 0)
+        return refuse(broker, VGPU_PROBLEM_NO_HOST, error.message);
+    end_with_watcher(); /* which another user's process does not, unless it says so again */
+    return 0;
 }
 
 static int open_session(struct broker *broker)
@@ -223,12 +239,12 @@ int broker_run(const struct broker_order *order, int control_fd)
     if (!broker)
         return EXIT_FAILURE;
     prctl(PR_SET_NAME, "vgpu-xen-broker");
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    end_with_watcher();
     broker->order = order;
     broker->control_fd = control_fd;
     broker->events_fd = broker->grants.fd = -1;
-    if (open_events(broker) == 0 && open_grants(broker) == 0 && open_session(broker) == 0 &&
-        confine(broker) == 0 && tell_connected(broker) == 0) {
+    if (open_events(broker) == 0 && open_grants(broker) == 0 && become_owner(broker) == 0 &&
+        open_session(broker) == 0 && confine(broker) == 0 && tell_connected(broker) == 0) {
         serve(broker);
         close_all(broker); /* before it is told: who reads that may have the pages again */
         report(broker, &broker->end);

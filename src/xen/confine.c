@@ -2,7 +2,8 @@
 /*
  * What a broker can still do once it looks at a guest's pages: copy, wake both sides, let
  * the pages go, and connect to the mediator again.  A call that is not on the list fails
- * with EPERM.
+ * with EPERM.  It connects as the owner of its VM's socket, without a right of root's: to
+ * that socket, and to others only where everybody may or that owner.
  *
  * The list is that of traces of whole sessions, with the mediator's restart and each end
  * (`strace -f -o FILE vgpu-xen ...`: a broker's lines behind seccomp(2)), and what the
@@ -12,12 +13,14 @@
 #include "xen/xen.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <linux/capability.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,20 +29,46 @@ typedef uint32_t grant_ref_t;
 #include <xen/evtchn.h>
 #include <xen/gntdev.h>
 
-/* A machine's socket belongs to the machine's user: root's right to files stays. */
-static int keep_one_capability(struct vgpu_error *error)
+/* Root's is refused: its files are the host's, other machines' sockets among them. */
+static int find_owner(const char *socket_path, struct stat *ret_status, struct vgpu_error *error)
+{
+    struct stat status;
+
+    if (stat(socket_path, &status) < 0)
+        return error_set_errno(error,
+                               "%s: is vgpu-mediator running, and does this VM have the window "
+                               "channel?",
+                               socket_path);
+    if (status.st_uid == 0 || status.st_gid == 0)
+        return error_set(error, EPERM,
+                         "%s belongs to %u:%u, and no broker runs as root: give the VM an owner of "
+                         "its own (vgpu-admin update-vm VM --owner NUMBER)",
+                         socket_path, (unsigned)status.st_uid, (unsigned)status.st_gid);
+    *ret_status = status;
+    return 0;
+}
+
+int xen_become_owner(const char *socket_path, struct vgpu_error *error)
+{
+    struct stat status;
+
+    if (geteuid() != 0)
+        return 0;
+    if (find_owner(socket_path, &status, error) < 0)
+        return -1;
+    if (setgroups(0, NULL) < 0 || setresgid(status.st_gid, status.st_gid, status.st_gid) < 0 ||
+        setresuid(status.st_uid, status.st_uid, status.st_uid) < 0)
+        return error_set_errno(error, "cannot become %u:%u, the owner of %s",
+                               (unsigned)status.st_uid, (unsigned)status.st_gid, socket_path);
+    return 0;
+}
+
+static int give_up_capabilities(struct vgpu_error *error)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
-    const uint32_t kept = 1u << CAP_DAC_OVERRIDE;
+    const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
 
-    if (syscall(SYS_capget, &header, sets) < 0)
-        return error_set_errno(error, "capabilities");
-    sets[0].permitted &= kept;
-    sets[0].effective &= kept;
-    sets[0].inheritable = 0;
-    sets[1] = (struct __user_cap_data_struct){0};
-    if (syscall(SYS_capset, &header, sets) < 0)
+    if (syscall(SYS_capset, &header, none) < 0)
         return error_set_errno(error, "cannot give up its capabilities");
     return 0;
 }
@@ -134,5 +163,5 @@ static int load_list(struct vgpu_error *error)
 
 int xen_confine(struct vgpu_error *error)
 {
-    return keep_one_capability(error) < 0 ? -1 : load_list(error);
+    return give_up_capabilities(error) < 0 ? -1 : load_list(error);
 }

@@ -111,7 +111,11 @@ int broker_run(const struct broker_order *order, int control_fd);
 #define XEN_SANITIZED /* there is no list of system calls */
 #endif
 
-/* For good: only what a session needs that is open already. */
+/* Of root's process, for good: the user and the group that own the socket, and no others.
+ * -1: there is none, or it is root's. */
+int xen_become_owner(const char *socket_path, struct vgpu_error *error);
+
+/* For good, without any capability: only what a session needs that is open already. */
 int xen_confine(struct vgpu_error *error);
 
 /* --- watch.c -------------------------------------------------------------------------- */

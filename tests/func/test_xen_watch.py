@@ -18,13 +18,14 @@ from control_support import admin
 from support import is_sanitized, wait_until
 from window_peer import OK
 from xen_support import (ARGUMENT, BUSY, NO_HOST, PAGE, UUIDS, broker_pids, build_shim,
-                         registered_host)
+                         owner_of, registered_host)
 from xenstore import READ
 
 SESSIONS_MAX = 32
 STARTS_AT_ONCE = 16
 QUESTIONS_AT_ONCE, QUESTIONS_A_SECOND = 1000, 2000
 NAMES_IN_A_LIST = 200
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chown")
 OVER = "vgpu-xen was started anew: open a new session"
 
 
@@ -544,13 +545,29 @@ def test_a_broker_is_confined(xen):
     session = domain.open()
     status = pathlib.Path(f"/proc/{session.broker_pid()}/status").read_text()
     assert "\nNoNewPrivs:\t1\n" in status
-    dac_override = 1 << 1
-    capabilities = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
-    assert all(int(capabilities[key], 16) & ~dac_override == 0
-               for key in ("CapEff", "CapPrm", "CapInh"))
+    words = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert all(int(words[key], 16) == 0 for key in ("CapEff", "CapPrm", "CapInh", "CapAmb"))
+    if os.geteuid() == 0:
+        owner = str(owner_of(1))
+        assert words["Uid"].split() == words["Gid"].split() == [owner] * 4
+        assert words["Groups"].split() == []
     if not is_sanitized():
         assert "\nSeccomp:\t2\n" in status
     session.ping()
+
+
+@needs_root
+def test_a_vm_without_an_owner_of_its_own_has_no_sessions_and_is_told_why(host, shim):
+    h = host([], shim=shim)
+    h.register(1, owner=False)
+    domain = h.start_domain(5, UUIDS[1]).wait_offer()
+    name = domain.ask(directory=h.grant_slot()[1])
+    h.accept_events()
+    domain.wait_told(name, "refused")
+    assert domain.told(name, "code") == NO_HOST
+    assert "no broker runs as root: give the VM an owner" in domain.told(name, "error")
+    admin(h.mediator, "update-vm", 1, "--owner", owner_of(1))
+    domain.open().ping()
 
 
 def test_references_of_nobody_are_refused(xen):

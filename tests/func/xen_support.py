@@ -106,15 +106,11 @@ class Session:
         self.domain, self.host = domain, domain.host
         self.slot_bytes = SLOT_BYTES
         self.memory, self.words = self.host.memory, self.host.words
-        pages = SLOT_BYTES // PAGE
-        first = self.host.take_pages(pages + 1)
+        first, directory = self.host.grant_slot()
         self.slot = Slot(self, 0)
         self.slot.base = first * PAGE
-        references = struct.pack(f"<{pages}I", *range(first, first + pages))
-        at = (first + pages) * PAGE
-        self.memory[at:at + len(references)] = references
         self.memory[self.slot.base + GUEST + ALIVE] = 1
-        self.name = domain.ask(directory=first + pages)
+        self.name = domain.ask(directory=directory)
         self.events = self.host.accept_events()
         domain.wait_told(self.name, "connected")
 
@@ -138,6 +134,11 @@ class Session:
 
     def broker_pid(self):
         return broker_pids(self.host.process.pid)[0]
+
+
+def owner_of(vm_id):
+    """To whom a VM's socket belongs, where that can be given away."""
+    return 100100 + vm_id
 
 
 def broker_pids(parent):
@@ -187,14 +188,25 @@ class XenHost(contextlib.AbstractContextManager):
         self._next_page += count
         return self._next_page - count
 
+    def grant_slot(self):
+        """(its first page, that of its directory), filled."""
+        pages = SLOT_BYTES // PAGE
+        first = self.take_pages(pages + 1)
+        references = struct.pack(f"<{pages}I", *range(first, first + pages))
+        at = (first + pages) * PAGE
+        self.memory[at:at + len(references)] = references
+        return first, first + pages
+
     def accept_events(self):
         return self._stack.enter_context(self._events.accept()[0])
 
     # --- the toolstack ------------------------------------------------------------------
 
-    def register(self, vm_id, uuid=None, pool="A", priority=1):
+    def register(self, vm_id, uuid=None, pool="A", priority=1, owner=None):
+        """`owner`: its number, or False for the mediator's own."""
+        words = [] if owner is False or os.geteuid() != 0 else ["--owner", owner or owner_of(vm_id)]
         admin(self.mediator, "register-vm", f"vm{vm_id}", "--vm-id", vm_id, "--uuid",
-              uuid or UUIDS[vm_id], "--pool", pool, "--priority", priority)
+              uuid or UUIDS[vm_id], "--pool", pool, "--priority", priority, *words)
 
     def start_domain(self, number, uuid, permissions=None, value=None):
         """As the toolstack makes it, and tells of it last."""
@@ -274,4 +286,6 @@ def registered_host(mediator, vms, shim=None, start=True):
     for vm_id in vms:
         host.register(vm_id)
     m.start()
+    for directory in (m.directory.parent, m.state):  # the sockets' owners come as far as these
+        directory.chmod(0o711)
     return host.start() if start else host

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -293,7 +294,7 @@ static void what_a_session_needs_is_still_to_be_had(void **state)
     assert_int_equal(status_of(child), 0);
 }
 
-static void of_roots_rights_the_one_to_files_stays(void **state)
+static void of_roots_rights_none_stays(void **state)
 {
     struct vgpu_error error;
     pid_t child;
@@ -316,13 +317,129 @@ static void of_roots_rights_the_one_to_files_stays(void **state)
     status = unit_read_file(path);
     line = strstr(status, "\nCapPrm:\t");
     assert_non_null(line);
-    assert_int_equal(strtoull(line + 9, NULL, 16), geteuid() == 0 ? 2 : 0);
+    assert_int_equal(strtoull(line + 9, NULL, 16), 0);
     assert_non_null(strstr(status, "\nNoNewPrivs:\t1\n"));
     free(status);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     close(ready[0]);
     close(ready[1]);
+}
+
+/* --- whose socket it is --------------------------------------------------------------- */
+
+#define OWNER 100101u
+#define OWNER_GROUP 100201u
+
+static char directory[] = "/tmp/vgpu-unit-confine-XXXXXX";
+
+/* A socket that listens, of this owner: its descriptor. */
+static int listen_at(const char *name, uid_t uid, gid_t gid, struct sockaddr_un *ret_address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    *ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    snprintf(ret_address->sun_path, sizeof(ret_address->sun_path), "%s/%s", directory, name);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)ret_address, sizeof(*ret_address)), 0);
+    assert_int_equal(chown(ret_address->sun_path, uid, gid), 0);
+    assert_int_equal(chmod(ret_address->sun_path, 0600), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    return fd;
+}
+
+static int connect_error(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    return connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ? 0 : errno;
+}
+
+/* In the child: 0, or what was otherwise than it should be. */
+static int be_owner(const struct sockaddr_un *own, const struct sockaddr_un *others, size_t count)
+{
+    struct vgpu_error error;
+    uid_t uids[3];
+    gid_t gids[3];
+
+    if (xen_become_owner(own->sun_path, &error) < 0 || xen_confine(&error) < 0)
+        return 1;
+    if (connect_error(own) != 0)
+        return 2;
+    for (size_t i = 0; i < count; i++) {
+        if (connect_error(&others[i]) != EACCES)
+            return 10 + (int)i;
+    }
+    /* Not on the list; where there is none they say so. */
+    if (getresuid(&uids[0], &uids[1], &uids[2]) == 0 &&
+        (uids[0] != OWNER || uids[1] != OWNER || uids[2] != OWNER))
+        return 3;
+    if (getresgid(&gids[0], &gids[1], &gids[2]) == 0 &&
+        (gids[0] != OWNER_GROUP || gids[1] != OWNER_GROUP || gids[2] != OWNER_GROUP))
+        return 4;
+    return 0;
+}
+
+static void root_becomes_the_sockets_owner_and_reaches_no_other_socket(void **state)
+{
+    struct sockaddr_un own, others[2];
+    int fds[3];
+    pid_t child;
+
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    fds[0] = listen_at("own", OWNER, OWNER_GROUP, &own);
+    fds[1] = listen_at("other", OWNER + 1, OWNER_GROUP + 1, &others[0]);
+    fds[2] = listen_at("control", 0, 0, &others[1]);
+    child = fork();
+    if (child == 0)
+        _exit(be_owner(&own, others, 2));
+    assert_int_equal(status_of(child), 0);
+    for (size_t i = 0; i < 3; i++)
+        close(fds[i]);
+    unlink(own.sun_path);
+    unlink(others[0].sun_path);
+    unlink(others[1].sun_path);
+}
+
+static void nobody_becomes_root_or_the_owner_of_nothing(void **state)
+{
+    const struct {
+        const char *name, *expected;
+        uid_t uid;
+        gid_t gid;
+    } refused[] = {{"root", "belongs to 0:100201, and no broker runs as root", 0, OWNER_GROUP},
+                   {"group", "belongs to 100101:0, and no broker runs as root", OWNER, 0}};
+    struct sockaddr_un address;
+    struct vgpu_error error;
+
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(refused); i++) {
+        int fd = listen_at(refused[i].name, refused[i].uid, refused[i].gid, &address);
+
+        assert_int_equal(xen_become_owner(address.sun_path, &error), -1);
+        assert_non_null(strstr(error.message, refused[i].expected));
+        close(fd);
+        unlink(address.sun_path);
+    }
+    assert_int_equal(xen_become_owner("/nowhere/vm1.sock", &error), -1);
+    assert_non_null(strstr(error.message, "is vgpu-mediator running"));
+    assert_int_equal(geteuid(), 0);
+}
+
+static int make_directory(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) && chmod(directory, 0711) == 0 ? 0 : -1;
+}
+
+static int remove_directory(void **state)
+{
+    (void)state;
+    return rmdir(directory);
 }
 
 int main(void)
@@ -333,12 +450,14 @@ int main(void)
 #endif
         cmocka_unit_test(the_calls_are_refused_by_the_list_alone),
         cmocka_unit_test(what_a_session_needs_is_still_to_be_had),
-        cmocka_unit_test(of_roots_rights_the_one_to_files_stays),
+        cmocka_unit_test(of_roots_rights_none_stays),
+        cmocka_unit_test(root_becomes_the_sockets_owner_and_reaches_no_other_socket),
+        cmocka_unit_test(nobody_becomes_root_or_the_owner_of_nothing),
     };
 
     parent = getpid();
     some_fd = memfd_create("file", MFD_CLOEXEC);
     if (ftruncate(some_fd, 4096) < 0)
         return EXIT_FAILURE;
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

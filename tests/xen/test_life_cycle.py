@@ -16,7 +16,7 @@ from xen_harness.host import wait_until
 VM_ID = 7
 NEW_VM_ID = 12
 CONFIGS = "/etc/xen"
-REGISTER = f"register-vm {{}} --vm-id {VM_ID} --pool B --priority high --channels window"
+REGISTER = f"register-vm {{}} --vm-id {VM_ID} --pool B --priority high --channels window --owner 100007"
 
 
 @pytest.fixture(scope="module")

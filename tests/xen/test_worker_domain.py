@@ -91,7 +91,8 @@ class WorkerDomain:
 
     def register(self, guest, vm_id, pool, priority):
         code, output = self.admin("register-vm", guest.name, "--vm-id", vm_id, "--uuid", guest.uuid,
-                                  "--pool", pool, "--priority", priority)
+                                  "--pool", pool, "--priority", priority,
+                                  "--owner", 100100 + vm_id)
         assert code == 0, output
 
     def offer(self, guest):

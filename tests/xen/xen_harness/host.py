@@ -183,7 +183,7 @@ class Host:
 
     def register(self, vm_id, guest, pool="A", priority="medium"):
         self.change("register-vm", guest.name, "--vm-id", vm_id, "--uuid", guest.uuid, "--pool", pool,
-                    "--priority", priority, "--channels", "window")
+                    "--priority", priority, "--channels", "window", "--owner", 100100 + vm_id)
 
     def wait_offered(self, guest):
         self.watch.wait_output(f"domain {guest.id} is vm ")
