@@ -293,14 +293,31 @@ static void take_over(struct watch *watch, struct watch_session *session, const 
     session->over_ns = clock_monotonic_ns();
 }
 
-/* As long as the guest does not remove it, with all of its area. */
+/* Whose area it is: what its owner is called in a node's rights. */
+static bool is_backend_ours(struct watch *watch, const struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES], words[256], number[16];
+    int bytes;
+
+    node(domain, VGPU_XEN_BACKEND, path);
+    bytes = xenbus_get_permissions(&watch->bus, path, words, sizeof(words) - 1);
+    if (bytes <= 0)
+        return false;
+    words[bytes] = '\0';
+    snprintf(number, sizeof(number), "%u", watch->own_domain);
+    return strcmp(words + 1, number) == 0;
+}
+
+/* As long as the guest does not remove it, with all of its area; one that it made itself is
+ * none. */
 static bool is_offer_there(struct watch *watch, const struct watch_domain *domain)
 {
     char path[XENBUS_PATH_BYTES], value[16], number[16];
 
     node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN, path);
     snprintf(number, sizeof(number), "%u", watch->own_domain);
-    return xenbus_read(&watch->bus, path, value, sizeof(value)) == 0 && strcmp(value, number) == 0;
+    return xenbus_read(&watch->bus, path, value, sizeof(value)) == 0 &&
+           strcmp(value, number) == 0 && is_backend_ours(watch, domain);
 }
 
 static void add_session(struct watch *watch, struct watch_domain *domain, const char *name)
@@ -569,6 +586,26 @@ static void sweep(struct watch *watch, struct watch_domain *domain)
     }
 }
 
+/* What the guest made there would stay its own.  A new area is the guest's until its rights
+ * are set: what it made in that time is no better. */
+static int make_backend(struct watch *watch, const struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES], names[XENBUS_PAYLOAD_MAX + 1];
+
+    if (is_backend_ours(watch, domain))
+        return 0;
+    remove_node(watch, domain, VGPU_XEN_BACKEND);
+    node(domain, VGPU_XEN_BACKEND, path);
+    if (xenbus_make_directory(&watch->bus, path) < 0 ||
+        xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id) < 0)
+        return -1;
+    if (list_below(watch, domain, VGPU_XEN_BACKEND, names) == 0)
+        return 0;
+    remove_node(watch, domain, VGPU_XEN_BACKEND);
+    errno = EEXIST;
+    return -1;
+}
+
 /* In a worker domain the relay in Dom0 has made them. */
 static int make_places(struct watch *watch, const struct watch_domain *domain)
 {
@@ -579,10 +616,7 @@ static int make_places(struct watch *watch, const struct watch_domain *domain)
     node(domain, VGPU_XEN_FRONTEND, path);
     if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
         return -1;
-    node(domain, VGPU_XEN_BACKEND, path);
-    if (xenbus_make_directory(&watch->bus, path) < 0 && errno != EEXIST)
-        return -1;
-    return xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id);
+    return make_backend(watch, domain);
 }
 
 /* Says where to grant pages to; what an earlier vgpu-xen said of sessions stays for those. */

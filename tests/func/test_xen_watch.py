@@ -372,6 +372,30 @@ def test_a_session_for_another_domain_is_left_to_that(host):
     assert ["is offered" in part for part in said] == [True, True, False], said
 
 
+def test_an_area_that_the_guest_made_itself_is_made_anew(host):
+    h = host(start=False)
+    domain = h.start_domain(5, UUIDS[1])
+    name = domain.new_name()
+    for key in ("domain", "version", f"{name}/state"):
+        h.store.write(domain.below("backend", "", key), "connected", domain=5)
+    h.start()
+    domain.wait_offer()
+    assert h.store.names(domain.below("backend")) == ["version", "domain"]
+    for key in ("", "domain", "version"):
+        assert h.store.permissions(domain.below("backend", "", key)) == ["n0", "r5"]
+
+
+def test_an_offer_that_the_guest_forges_is_replaced(host):
+    h = host()
+    domain = h.start_domain(5, UUIDS[1]).wait_offer()
+    h.store.remove(f"{domain.path}/data/vgpu")
+    h.store.write(domain.below("backend", "", "domain"), "0", domain=5)
+    wait_until(lambda: len(h.messages("domain 5 is vm 1: the channel is offered")) == 2,
+               "the host's own offer")
+    assert h.store.permissions(domain.below("backend", "", "domain")) == ["n0", "r5"]
+    domain.wait_told(domain.ask(), "refused")
+
+
 # --- hostile guests ----------------------------------------------------------------------------
 
 
