@@ -39,7 +39,28 @@
 #define QUESTIONS_AT_ONCE 1000
 #define STARTS_A_SECOND 8
 #define STARTS_AT_ONCE 16
+#define LINES_A_SECOND 2 /* of the log, about a domain's sessions */
+#define LINES_AT_ONCE 100
 #define FORGET_NS (30 * NS_PER_S)
+
+/* --- the log ------------------------------------------------------------------------------ */
+
+/* A guest decides how often something is said of its sessions. */
+static bool may_log(const struct watch *watch, struct watch_domain *domain)
+{
+    if (bucket_take(&domain->lines, &watch->line_rate, 1, clock_monotonic_ns()) == 1)
+        return true;
+    domain->lines_left_out++;
+    return false;
+}
+
+static void tell_left_out(struct watch_domain *domain)
+{
+    if (domain->lines_left_out > 0)
+        log_warning("domain %u (vm %u): %u lines about its sessions were left out", domain->id,
+                    domain->vm_id, domain->lines_left_out);
+    domain->lines_left_out = 0;
+}
 
 /* --- paths ------------------------------------------------------------------------------- */
 
@@ -116,9 +137,14 @@ static void tell(struct watch *watch, const struct watch_session *session, const
 {
     char path[XENBUS_PATH_BYTES];
 
+    int error;
+
     session_node(session, VGPU_XEN_BACKEND, key, path);
-    if (xenbus_write(&watch->bus, path, value) < 0 && errno != ENOENT)
-        log_warning("domain %u: cannot write %s: %s", session->domain->id, path, strerror(errno));
+    if (xenbus_write(&watch->bus, path, value) == 0 || errno == ENOENT)
+        return;
+    error = errno;
+    if (may_log(watch, session->domain))
+        log_warning("domain %u: cannot write %s: %s", session->domain->id, path, strerror(error));
 }
 
 static void tell_number(struct watch *watch, const struct watch_session *session, const char *key,
@@ -172,8 +198,9 @@ static void session_over(struct watch *watch, struct watch_session *session, con
         tell_number(watch, session, VGPU_XEN_CODE, (unsigned)code);
     tell(watch, session, VGPU_XEN_ERROR, why);
     tell(watch, session, VGPU_XEN_STATE, state);
-    log_info("domain %u (vm %u): session %s %s: %s", session->domain->id, session->domain->vm_id,
-             session->name, state, why);
+    if (may_log(watch, session->domain))
+        log_info("domain %u (vm %u): session %s %s: %s", session->domain->id,
+                 session->domain->vm_id, session->name, state, why);
 }
 
 static void refuse(struct watch *watch, struct watch_session *session, int code, const char *why)
@@ -187,8 +214,9 @@ static void session_left(struct watch *watch, struct watch_session *session, con
     end_broker(session);
     remove_session_node(watch, session->domain, VGPU_XEN_FRONTEND, session->name);
     remove_session_node(watch, session->domain, VGPU_XEN_BACKEND, session->name);
-    log_info("domain %u (vm %u): session %s ended: %s", session->domain->id, session->domain->vm_id,
-             session->name, why);
+    if (may_log(watch, session->domain))
+        log_info("domain %u (vm %u): session %s ended: %s", session->domain->id,
+                 session->domain->vm_id, session->name, why);
     forget_session(session);
 }
 
@@ -386,8 +414,9 @@ static void look_for_sessions(struct watch *watch, struct watch_domain *domain)
             look_at_name(watch, domain, names + at);
         } else if (!domain->is_full) {
             domain->is_full = true;
-            log_warning("domain %u (vm %u) has %u sessions: the next waits for the end of one",
-                        domain->id, domain->vm_id, XEN_SESSIONS_MAX);
+            if (may_log(watch, domain))
+                log_warning("domain %u (vm %u) has %u sessions: the next waits for the end of one",
+                            domain->id, domain->vm_id, XEN_SESSIONS_MAX);
         }
     }
 }
@@ -413,8 +442,9 @@ static void take_report(struct watch *watch, struct watch_session *session,
         tell_number(watch, session, VGPU_XEN_PRIORITY, told->priority);
         tell(watch, session, VGPU_XEN_POOL, pool);
         tell(watch, session, VGPU_XEN_STATE, VGPU_XEN_CONNECTED);
-        log_info("domain %u (vm %u): session %s connected", session->domain->id,
-                 session->domain->vm_id, session->name);
+        if (may_log(watch, session->domain))
+            log_info("domain %u (vm %u): session %s connected", session->domain->id,
+                     session->domain->vm_id, session->name);
         break;
     case BROKER_REFUSED:
         end_broker(session);
@@ -740,6 +770,7 @@ static void forget_domain(struct watch *watch, struct watch_domain *domain)
         end_broker(session);
         forget_session(session);
     }
+    tell_left_out(domain);
     if (domain->is_watched) {
         node(domain, VGPU_XEN_FRONTEND, path);
         snprintf(token, sizeof(token), "%u", domain->id);
@@ -835,6 +866,7 @@ static void look_at_everything(struct watch *watch)
         /* NOLINTNEXTLINE: as above */
         settle_domain(watch, domain);
         forget_old_sessions(watch, domain);
+        tell_left_out(domain);
         domain->has_news = true;
     }
     close_registry(watch);
@@ -1083,6 +1115,7 @@ int watch_run(const struct watch_options *options, struct vgpu_error *error)
     watch->bus.fd = watch->signal_fd = -1;
     watch->start_rate = bucket_rate(STARTS_A_SECOND, NS_PER_S, STARTS_AT_ONCE);
     watch->question_rate = bucket_rate(QUESTIONS_A_SECOND, NS_PER_S, QUESTIONS_AT_ONCE);
+    watch->line_rate = bucket_rate(LINES_A_SECOND, NS_PER_S, LINES_AT_ONCE);
     LIST_INIT(&watch->domains);
     if (open_all(watch, options, error) == 0) {
         log_info("vgpu-xen " VGPU_PACKAGE_VERSION " serves from domain %u, sockets in %s",

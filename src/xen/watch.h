@@ -32,7 +32,8 @@ struct watch_domain {
     bool has_news;   /* it is to be looked at */
     bool has_complained;
     uint32_t vm_id;
-    uint64_t starts, questions; /* buckets */
+    uint64_t starts, questions, lines; /* buckets */
+    uint32_t lines_left_out;           /* of the log, and not told yet */
     uint32_t session_count;
     LIST_HEAD(, watch_session) sessions;
 };
@@ -44,6 +45,7 @@ struct watch {
     struct config config;
     struct bucket_rate start_rate;    /* of sessions, each domain's */
     struct bucket_rate question_rate; /* of what is asked of XenStore for each domain */
+    struct bucket_rate line_rate;     /* of what the log says of each domain's sessions */
     uint64_t looked_ns, look_ns;      /* at everything: last, and when again */
     struct store *store;              /* open while domains are looked at */
     bool is_registry_away;

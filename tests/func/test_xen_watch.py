@@ -25,6 +25,7 @@ SESSIONS_MAX = 32
 STARTS_AT_ONCE = 16
 QUESTIONS_AT_ONCE, QUESTIONS_A_SECOND = 1000, 2000
 NAMES_IN_A_LIST = 200
+LINES_AT_ONCE, LINES_A_SECOND = 100, 2
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chown")
 OVER = "vgpu-xen was started anew: open a new session"
 
@@ -448,6 +449,25 @@ def test_a_guest_with_many_names_is_looked_at_at_a_bounded_rate(host):
     asked = h.store.asked[READ, "5"]
     assert asked <= QUESTIONS_AT_ONCE + 2 * NAMES_IN_A_LIST + \
         QUESTIONS_A_SECOND * (time.monotonic() - begun)
+
+
+def test_the_log_says_of_a_domains_sessions_no_more_than_the_limit(host):
+    h = host()
+    begun = time.monotonic()
+    domain = h.start_domain(5, UUIDS[1]).wait_offer()
+    rounds = LINES_AT_ONCE
+    for _ in range(rounds):  # two lines each
+        name = domain.ask(version="2")
+        domain.wait_told(name, "refused")
+        domain.take_back(name)
+    h.wait_message("lines about its sessions were left out")
+
+    def counts():
+        return (len(h.messages(": session ")),
+                sum(int(text.split(": ")[1].split()[0]) for text in h.messages("were left out")))
+    wait_until(lambda: sum(counts()) == 2 * rounds, lambda: f"all lines: {counts()}")
+    assert LINES_AT_ONCE <= counts()[0] <= \
+        LINES_AT_ONCE + LINES_A_SECOND * (time.monotonic() - begun)
 
 
 def test_a_frontend_that_is_replaced_ends_its_sessions_and_serves_the_next(host):
