@@ -136,7 +136,6 @@ static void tell(struct watch *watch, const struct watch_session *session, const
                  const char *value)
 {
     char path[XENBUS_PATH_BYTES];
-
     int error;
 
     session_node(session, VGPU_XEN_BACKEND, key, path);
