@@ -3,7 +3,7 @@
  * xen/ - vgpu-xen: brings sessions of Xen domains to the mediator, which knows nothing of
  * Xen.  docs/xen.md has the whole picture.
  *
- *   watch.c     XenStore: which domain is which VM; starts and ends brokers
+ *   watch*.c    XenStore: which domain is which VM; starts and ends brokers (watch.h)
  *      │ forks one a session: broker_run()
  *      ▼
  *   broker.c    a session: pages and event channel here, the VM's socket there
