@@ -6,26 +6,54 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef uint16_t domid_t; /* which the next header of some versions needs */
 #include <xen/evtchn.h>
 
 #define PORTS_AT_ONCE 16
+#define LOCK_TRIES 1000u
+#define LOCK_PAUSE_NS 1000000
 
 int evtchn_open(void)
 {
     return open("/dev/xen/evtchn", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 }
 
-int evtchn_offer(int fd, unsigned domain)
+static int offer(int fd, unsigned domain)
 {
     struct ioctl_evtchn_bind_unbound_port bind = {.remote_domain = domain};
 
     return ioctl(fd, IOCTL_EVTCHN_BIND_UNBOUND_PORT, &bind);
+}
+
+/* `port`, or another one where somebody has it: Xen gives the lowest that is free, so those
+ * below are asked for and given back. */
+static int offer_number(int fd, unsigned domain, unsigned port)
+{
+    int first = offer(fd, domain), next = first;
+
+    while (next >= 0 && (unsigned)next < port)
+        next = offer(fd, domain);
+    for (int i = first; i >= 0 && i < (int)port; i++) {
+        struct ioctl_evtchn_unbind unbind = {.port = (unsigned)i};
+
+        ioctl(fd, IOCTL_EVTCHN_UNBIND, &unbind); /* fails for those that are not ours */
+    }
+    return next < 0 ? offer(fd, domain) : next;
+}
+
+int evtchn_offer(int fd, unsigned domain, unsigned wanted_port)
+{
+    int lock = evtchn_lock(), given = offer_number(fd, domain, wanted_port);
+
+    evtchn_unlock(lock);
+    return given;
 }
 
 int evtchn_bind(int fd, unsigned domain, unsigned port)
@@ -56,14 +84,35 @@ void evtchn_drain(int fd)
 
 /* --- ports that a kernel has forgotten ------------------------------------------------------ */
 
+int evtchn_lock(void)
+{
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+    int fd = evtchn_open();
+
+    for (unsigned i = 0; fd >= 0 && i < LOCK_TRIES; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return fd;
+}
+
+void evtchn_unlock(int lock)
+{
+    if (lock < 0)
+        return;
+    flock(lock, LOCK_UN); /* a child may have it open still */
+    close(lock);
+}
+
 bool evtchn_is_free(unsigned port)
 {
     int fd = evtchn_open();
-    int next = fd < 0 ? -1 : evtchn_offer(fd, 0);
+    int given = fd < 0 ? -1 : offer_number(fd, 0, port);
 
     if (fd >= 0)
         close(fd);
-    return next >= 0 && (unsigned)next <= port; /* Xen gives the lowest that is free */
+    return given >= 0 && (unsigned)given == port;
 }
 
 /* Whether the kernel's own bug ends the machine, and not only who ran into it. */

@@ -493,7 +493,7 @@ static int open_events(struct xen *xen, struct vgpu_problem *problem)
                            "/dev/xen/evtchn: %s; load the guest's module (modprobe xen-evtchn), "
                            "and run as a user that may use it",
                            strerror(errno));
-    port = evtchn_offer(xen->events_fd, xen->domain);
+    port = evtchn_offer(xen->events_fd, xen->domain, 0);
     if (port < 0)
         return system_problem("get an event channel", problem);
     xen->port = (unsigned)port;

@@ -80,8 +80,9 @@ int xenbus_next_event(struct xenbus *bus, struct xenbus_event *ret_event);
 /* --- event channels ------------------------------------------------------------------ */
 
 int evtchn_open(void);
-/* A port of ours that domain `domain` can bind to; returns it. */
-int evtchn_offer(int fd, unsigned domain);
+/* A port of ours that domain `domain` can bind to; returns it: `wanted_port` where nobody else
+ * has that; 0: any. */
+int evtchn_offer(int fd, unsigned domain, unsigned wanted_port);
 /* A port of ours, bound to `port` of domain `domain`; returns it. */
 int evtchn_bind(int fd, unsigned domain, unsigned port);
 void evtchn_notify(int fd, unsigned port);
@@ -91,6 +92,12 @@ void evtchn_drain(int fd);
 /* A kernel whose domain was saved and restored has forgotten the ports of before.  Linux (up
  * to 6.1 at least) does not expect that such a port is closed: a BUG() ends the process that
  * does so, and one that does it by its own exit can never be reaped. */
+
+/* Programs that look for such ports, leave them or get new ones do so one at a time; who
+ * holds the others up for a second is not waited for any longer.  What it returns is for
+ * evtchn_unlock(). */
+int evtchn_lock(void);
+void evtchn_unlock(int lock);
 
 /* Nobody has got `port` meanwhile; when in doubt false. */
 bool evtchn_is_free(unsigned port);

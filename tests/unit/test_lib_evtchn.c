@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -18,7 +19,8 @@ static struct {
     pid_t program;
     int port_fd; /* whose last close ends the process */
     const char *panic_on_oops;
-    struct { /* with the child */
+    const char *device; /* in place of Xen's; NULL: as it is here */
+    struct {            /* with the child */
         bool is_closed_here;
         bool was_last;
     } * shared;
@@ -26,6 +28,8 @@ static struct {
 
 int __real_close(int fd);
 int __wrap_close(int fd);
+int __real_open64(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
 FILE *__real_fopen64(const char *path, const char *mode);
 FILE *__wrap_fopen64(const char *path, const char *mode);
 
@@ -39,6 +43,12 @@ int __wrap_close(int fd)
     }
     rig.shared->is_closed_here = true;
     return __real_close(fd);
+}
+
+int __wrap_open64(const char *path, int flags, ...)
+{
+    return __real_open64(rig.device && strcmp(path, "/dev/xen/evtchn") == 0 ? rig.device : path,
+                         flags);
 }
 
 FILE *__wrap_fopen64(const char *path, const char *mode)
@@ -87,6 +97,29 @@ static void it_stays_open_where_the_bug_would_end_the_machine(void **state)
     assert_int_equal(__real_close(rig.port_fd), 0);
 }
 
+static void programs_see_to_their_ports_one_at_a_time_and_wait_not_for_ever(void **state)
+{
+    char *directory = unit_temporary_directory(), *path = NULL;
+    int lock, other;
+
+    (void)state;
+    assert_true(asprintf(&path, "%s/evtchn", directory) > 0);
+    fclose(fopen(path, "we"));
+    rig.device = path;
+    other = open(path, O_RDONLY | O_CLOEXEC);
+    lock = evtchn_lock();
+    assert_int_equal(flock(other, LOCK_EX | LOCK_NB), -1);
+    evtchn_unlock(lock);
+    assert_int_equal(flock(other, LOCK_EX | LOCK_NB), 0);
+    lock = evtchn_lock();
+    assert_true(lock >= 0);
+    evtchn_unlock(lock);
+    close(other);
+    rig.device = NULL;
+    free(path);
+    unit_remove_directory(directory);
+}
+
 static void without_xen_no_port_is_known_to_be_free(void **state)
 {
     (void)state;
@@ -102,6 +135,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_child_closes_it_last_and_is_waited_for),
         CASE(it_stays_open_where_the_bug_would_end_the_machine),
+        CASE(programs_see_to_their_ports_one_at_a_time_and_wait_not_for_ever),
         cmocka_unit_test(without_xen_no_port_is_known_to_be_free),
     };
 
