@@ -97,7 +97,7 @@ static int settle(struct staging *staging, struct piece *piece, struct vgpu_prob
     if (own_wait(staging->session, piece->ticket, &result, problem) < 0)
         return -1;
     if (result.status != VGPU_OK)
-        return problem_of_status(problem, result.status, staging->what);
+        return session_problem_of(staging->session, problem, result.status, staging->what);
     if (piece->target && staging->streamed)
         copy_streamed(piece->target, staging->session->slot + piece->offset, piece->bytes);
     else if (piece->target)

@@ -11,7 +11,8 @@
  *        │
  *        ▼
  *   module.c  socket.c + link.c  sysfs.c        where the slot comes from, how to
- *   xen.c + xenbus.c, evtchn.c                  ring, how to sleep (struct transport)
+ *   xen.c + xen_host.c, xen_slot.c,             ring, how to sleep (struct transport)
+ *           xenbus.c, evtchn.c
  *
  * What the library knows lies in private memory; from the slot it reads
  * completions and the host's indices.  The host is the authority over what
@@ -83,10 +84,14 @@ struct transport {
     void (*ring)(struct vgpu_session *session);
     /* Waits for an interrupt at most `timeout_ns` (0: looks; -1: no bound), and sees
      * to the way to the host meanwhile.  May return for no reason.  Calls
-     * session_end() when the session has ended. */
+     * session_end() when the session has ended, session_lose() when reconnect() helps. */
     void (*sleep)(struct vgpu_session *session, int64_t timeout_ns);
     /* The session's state as the transport knows it. */
     uint32_t (*state)(struct vgpu_session *session);
+    /* After session_lose(), until session->deadline_ns: another slot, of the same size, at
+     * the same address and with the heap's bytes.  When it fails the heap stays, and the next
+     * call tries again.  NULL: never calls session_lose(). */
+    int (*reconnect)(struct vgpu_session *session, struct vgpu_problem *problem);
     void (*close)(struct vgpu_session *session);
     /* In a child: gives up all descriptors, and nothing else. */
     void (*forked)(struct vgpu_session *session);
@@ -129,7 +134,8 @@ struct launch_chunk {
 enum session_use {
     SESSION_FORKED = 0,
     SESSION_USABLE,
-    SESSION_ENDED, /* session->end says why */
+    SESSION_LOST,  /* until vgpu_reset(); session->end says why */
+    SESSION_ENDED, /* for good; session->end says why */
 };
 
 struct vgpu_session {
@@ -174,7 +180,9 @@ struct vgpu_session {
     void *way; /* the transport's own */
     int fd;    /* for event loops; -1: none */
     int64_t spin_ns;
-    int64_t open_deadline_ns;
+    int64_t open_timeout_ns;
+    int64_t deadline_ns;         /* of open() and reconnect() */
+    uint32_t generations_before; /* of slots that were lost */
     struct vgpu_session_info info;
     struct vgpu_problem end;
     LIST_ENTRY(vgpu_session) entry;
@@ -188,9 +196,16 @@ int64_t clock_ns(void);
 void session_end(struct vgpu_session *session, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Ends what is in flight with VGPU_DEVICE_LOST, and refuses the rest until vgpu_reset(). */
+void session_lose(struct vgpu_session *session, const char *text);
+
 /* Why no call is possible: -1. */
 int session_refuse(struct vgpu_session *session, struct vgpu_problem *problem)
     __attribute__((cold));
+
+/* As problem_of_status(), and says why the session is lost where it is. */
+int session_problem_of(struct vgpu_session *session, struct vgpu_problem *problem, uint32_t status,
+                       const char *what);
 
 static inline bool session_usable(const struct vgpu_session *session)
 {
@@ -242,6 +257,9 @@ void take_completions(struct vgpu_session *session);
 
 /* Runs the callbacks of those taken, unless one runs already. */
 void take_dispatch(struct vgpu_session *session);
+
+/* Answers what is in flight with VGPU_DEVICE_LOST, in the order of its submission. */
+void take_losses(struct vgpu_session *session);
 
 void pending_open(struct vgpu_session *session);
 void pending_append(struct vgpu_session *session, struct pending_list *list, uint16_t index);

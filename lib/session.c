@@ -2,7 +2,7 @@
 /*
  * A session's life: open, its end, close; and fork(2).
  *
- *   page cleared in a child (MADV_WIPEONFORK):  *use = USABLE | ENDED | FORKED
+ *   page cleared in a child (MADV_WIPEONFORK):  *use = USABLE | LOST | ENDED | FORKED
  *
  * Each call looks at that word, so a child is told apart without a system call.
  * The slot is not mapped in a child (MADV_DONTFORK).  Descriptors would be there:
@@ -99,13 +99,32 @@ void session_end(struct vgpu_session *session, int status, const char *format, .
     va_end(args);
 }
 
+void session_lose(struct vgpu_session *session, const char *text)
+{
+    take_completions(session); /* what had come before */
+    if (*session->use != SESSION_USABLE)
+        return;
+    *session->use = SESSION_LOST;
+    problem_set(&session->end, VGPU_DEVICE_LOST, "%s", text);
+    session->generations_before += session->host->generation;
+    take_losses(session);
+}
+
 int session_refuse(struct vgpu_session *session, struct vgpu_problem *problem)
 {
-    if (*session->use == SESSION_ENDED)
+    if (*session->use == SESSION_ENDED || *session->use == SESSION_LOST)
         return problem_copy(problem, &session->end);
     return problem_set(problem, VGPU_PROBLEM_FORKED,
                        "the session belongs to the process that opened it, and this is a child "
                        "of it: open one here");
+}
+
+int session_problem_of(struct vgpu_session *session, struct vgpu_problem *problem, uint32_t status,
+                       const char *what)
+{
+    if (status == VGPU_DEVICE_LOST && *session->use == SESSION_LOST)
+        return session_refuse(session, problem);
+    return problem_of_status(problem, status, what);
 }
 
 /* --- open ------------------------------------------------------------------------------------ */
@@ -134,16 +153,25 @@ int session_map(struct vgpu_session *session, int fd, uint64_t offset, uint64_t 
     return 0;
 }
 
+/* Where the host of a slot in which nothing was submitted begins to count. */
+static void open_rings(struct vgpu_session *session)
+{
+    session->sq_tail = session->sq_published = session->sq_head =
+        vgpu_load_acquire(&session->host->sq_head);
+    session->sequence_seen = session->sq_tail;
+    session->cq_head = vgpu_load_acquire(&session->host->cq_tail);
+    session->quiet_run = 0;
+    session->launch_head = session->launch_tail = 0;
+    session->chunk_tail = session->chunk_head;
+}
+
 static int open_memory(struct vgpu_session *session, struct vgpu_problem *problem)
 {
     if (heap_open(&session->heap, VGPU_SLOT_HEAP, session->info.heap_bytes) < 0 ||
         heap_open(&session->texts, VGPU_SLOT_ARENA, VGPU_ARENA_BYTES / 2) < 0)
         return problem_set(problem, VGPU_PROBLEM_SYSTEM, "out of memory");
     pending_open(session);
-    session->sq_tail = session->sq_published = session->sq_head =
-        vgpu_load_acquire(&session->host->sq_head);
-    session->sequence_seen = session->sq_tail;
-    session->cq_head = vgpu_load_acquire(&session->host->cq_tail);
+    open_rings(session);
     return 0;
 }
 
@@ -275,7 +303,8 @@ static struct vgpu_session *session_new(const struct vgpu_options *options,
     session->fd = -1;
     session->spin_ns =
         (options->spin_us >= 0 ? options->spin_us : (cores() > 1 ? SPIN_US : 0)) * NS_PER_US;
-    session->open_deadline_ns = clock_ns() + timeout_ms * NS_PER_MS;
+    session->open_timeout_ns = timeout_ms * NS_PER_MS;
+    session->deadline_ns = clock_ns() + session->open_timeout_ns;
     return session;
 }
 
@@ -346,18 +375,41 @@ void vgpu_session_info(struct vgpu_session *session, struct vgpu_session_info *r
         ret_info->state = VGPU_SESSION_CLOSED;
         return;
     }
-    ret_info->generation = __atomic_load_n(&session->host->generation, __ATOMIC_RELAXED);
     ret_info->features = __atomic_load_n(&session->host->features, __ATOMIC_RELAXED);
+    if (*session->use == SESSION_LOST) {
+        ret_info->state = VGPU_SESSION_LOST;
+        ret_info->generation = session->generations_before + 1;
+        return;
+    }
+    ret_info->generation =
+        session->generations_before + __atomic_load_n(&session->host->generation, __ATOMIC_RELAXED);
     ret_info->state =
         *session->use == SESSION_ENDED ? VGPU_SESSION_CLOSED : session->transport->state(session);
+}
+
+static int reconnect(struct vgpu_session *session, struct vgpu_problem *problem)
+{
+    session->deadline_ns = clock_ns() + session->open_timeout_ns;
+    if (session->transport->reconnect(session, problem) < 0)
+        return -1;
+    open_rings(session);
+    *session->use = SESSION_USABLE;
+    return 0;
 }
 
 int vgpu_reset(struct vgpu_session *session, struct vgpu_problem *problem)
 {
     const struct vgpu_descriptor descriptor = {.opcode = VGPU_OP_RESET};
 
+    struct vgpu_problem why;
+
     session->device = 0; /* there may be fewer now */
-    return submit_and_wait(session, &descriptor, "reset", NULL, problem);
+    if (*session->use != SESSION_LOST &&
+        submit_and_wait(session, &descriptor, "reset", NULL, &why) == 0)
+        return 0;
+    /* It may have been lost long since, and this call the first to notice. */
+    return *session->use == SESSION_LOST ? reconnect(session, problem)
+                                         : problem_copy(problem, &why);
 }
 
 /* --- the heap ----------------------------------------------------------------------------------
@@ -365,7 +417,8 @@ int vgpu_reset(struct vgpu_session *session, struct vgpu_problem *problem)
 
 void *vgpu_heap_alloc(struct vgpu_session *session, uint64_t bytes)
 {
-    uint64_t offset = session_usable(session) ? heap_take(&session->heap, bytes) : 0;
+    bool has_heap = session_usable(session) || *session->use == SESSION_LOST;
+    uint64_t offset = has_heap ? heap_take(&session->heap, bytes) : 0;
 
     return offset ? session->slot + offset : NULL;
 }

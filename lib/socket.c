@@ -269,7 +269,7 @@ static int converse(struct vgpu_session *session, struct link *link, const char 
 {
     for (;;) {
         struct pollfd wait = {.fd = link->fd, .events = POLLIN};
-        int64_t left_ns = session->open_deadline_ns - clock_ns();
+        int64_t left_ns = session->deadline_ns - clock_ns();
         bool is_gone;
 
         if (left_ns <= 0)

@@ -65,11 +65,14 @@ static bool is_entry_or_hopeless(struct vgpu_session *session, uint64_t argument
 }
 
 /* The rare cases before a descriptor can be written.  Callbacks run in both waits
- * and may submit, so each wait may undo the other's success. */
+ * and may submit, so each wait may undo the other's success; either may find the session
+ * lost. */
 static __attribute__((noinline, cold)) int make_room(struct vgpu_session *session, bool is_quiet,
                                                      struct vgpu_problem *problem)
 {
     for (;;) {
+        if (!session_usable(session))
+            return session_refuse(session, problem);
         if (session->sq_tail - session->sq_head >= VGPU_RING_ENTRIES) {
             if (wait_for_room(session, problem) < 0)
                 return -1;
@@ -203,7 +206,7 @@ int submit_and_wait(struct vgpu_session *session, const struct vgpu_descriptor *
         own_wait(session, ticket, &result, problem) < 0)
         return -1;
     if (result.status != VGPU_OK)
-        return problem_of_status(problem, result.status, what);
+        return session_problem_of(session, problem, result.status, what);
     if (ret_value)
         *ret_value = result.value;
     return 0;

@@ -157,7 +157,7 @@ static int await_session(struct vgpu_session *session, const struct sysfs *sysfs
             return problem_set(problem, VGPU_PROBLEM_NO_HOST,
                                "the mediator refused the session: %s; its log says more",
                                strerror((int)(status >> VGPU_SESSION_CODE_SHIFT)));
-        if (clock_ns() > session->open_deadline_ns)
+        if (clock_ns() > session->deadline_ns)
             return problem_set(problem, VGPU_PROBLEM_TIMEOUT,
                                "the host did not open slot %u in time: is the mediator running?",
                                sysfs->slot);
@@ -177,7 +177,7 @@ static int open_slot(struct vgpu_session *session, struct sysfs *sysfs,
     if ((slot_status(sysfs) & VGPU_SESSION_STATE_MASK) != VGPU_SESSION_CLOSED)
         put(sysfs, VGPU_REG_SESSION_CLOSE, sysfs->slot);
     while ((slot_status(sysfs) & VGPU_SESSION_STATE_MASK) != VGPU_SESSION_CLOSED) {
-        if (clock_ns() > session->open_deadline_ns)
+        if (clock_ns() > session->deadline_ns)
             return problem_set(problem, VGPU_PROBLEM_BUSY, "slot %u of %s was not closed in time",
                                sysfs->slot, session->info.path);
         nanosleep(&moment, NULL);

@@ -13,6 +13,8 @@
  */
 #include "private.h"
 
+#include <stdlib.h>
+
 void pending_open(struct vgpu_session *session)
 {
     for (uint32_t i = 0; i < PENDING_COUNT; i++)
@@ -48,6 +50,24 @@ void pending_remove(struct vgpu_session *session, struct pending_list *list, uin
         session->pending[entry->next].previous = entry->previous;
 }
 
+/* To whom it belongs that was SENT and has its answer now. */
+static void hand_over(struct vgpu_session *session, uint16_t index)
+{
+    struct pending *entry = &session->pending[index];
+
+    session->sent--;
+    if (entry->callback) {
+        session->sent_callbacks--;
+        entry->state = PENDING_CALLBACK;
+        pending_append(session, &session->callbacks, index);
+    } else if (entry->is_own) {
+        entry->state = PENDING_OWN;
+    } else {
+        entry->state = PENDING_KEPT;
+        pending_append(session, &session->kept, index);
+    }
+}
+
 static void take_one(struct vgpu_session *session, const struct vgpu_completion *completion)
 {
     uint64_t cookie = completion->cookie;
@@ -61,17 +81,7 @@ static void take_one(struct vgpu_session *session, const struct vgpu_completion 
     entry->value = completion->result;
     entry->status = completion->status;
     entry->run_us = completion->run_us;
-    session->sent--;
-    if (entry->callback) {
-        session->sent_callbacks--;
-        entry->state = PENDING_CALLBACK;
-        pending_append(session, &session->callbacks, index);
-    } else if (entry->is_own) {
-        entry->state = PENDING_OWN;
-    } else {
-        entry->state = PENDING_KEPT;
-        pending_append(session, &session->kept, index);
-    }
+    hand_over(session, index);
 }
 
 void take_completions(struct vgpu_session *session)
@@ -92,6 +102,32 @@ void take_completions(struct vgpu_session *session)
         take_one(session, &session->completions[head % VGPU_RING_ENTRIES]);
     session->cq_head = head;
     vgpu_store_release(&session->guest->cq_head, head);
+}
+
+static int compare_tickets(const void *a, const void *b)
+{
+    const vgpu_ticket *first = a, *second = b;
+
+    return (*first > *second) - (*first < *second);
+}
+
+void take_losses(struct vgpu_session *session)
+{
+    vgpu_ticket tickets[PENDING_COUNT];
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < PENDING_COUNT; i++) {
+        if (session->pending[i].state == PENDING_SENT)
+            tickets[count++] = session->pending[i].ticket;
+    }
+    qsort(tickets, count, sizeof(tickets[0]), compare_tickets);
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t index = tickets[i] % PENDING_COUNT;
+
+        session->pending[index].value = session->pending[index].run_us = 0;
+        session->pending[index].status = VGPU_DEVICE_LOST;
+        hand_over(session, index);
+    }
 }
 
 static void run_callback(struct vgpu_session *session, uint16_t index)

@@ -27,7 +27,7 @@ static int answer_of(struct vgpu_session *session, const struct vgpu_result *res
     uint64_t bytes = result->value < room ? result->value : room;
 
     if (result->status != VGPU_OK && result->status != VGPU_COMMAND_FAILED)
-        return problem_of_status(problem, result->status, "text command");
+        return session_problem_of(session, problem, result->status, "text command");
     memcpy(answer, session->slot + offset, bytes);
     answer[bytes] = '\0';
     return result->status == VGPU_OK ? 0 : 1;

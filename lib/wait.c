@@ -238,7 +238,9 @@ int own_wait(struct vgpu_session *session, vgpu_ticket ticket, struct vgpu_resul
 {
     uint16_t index = ticket % PENDING_COUNT;
 
-    if (wait_until(session, is_answered, ticket, false, VGPU_FOREVER, problem) < 0)
+    /* A session that was lost meanwhile has answered it. */
+    if (!is_answered(session, ticket) &&
+        wait_until(session, is_answered, ticket, false, VGPU_FOREVER, problem) < 0)
         return -1;
     *ret_result = result_of(&session->pending[index]);
     pending_free(session, index);
@@ -274,6 +276,8 @@ int vgpu_poll(struct vgpu_session *session, struct vgpu_result *ret_results, int
         look_around(session);
         if (session_usable(session))
             look(session);
+        else
+            take_dispatch(session); /* what it has lost */
     }
     while (count < most && session->kept.first != PENDING_NONE)
         fetch(session, session->kept.first, &ret_results[count++]);

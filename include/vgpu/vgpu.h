@@ -31,7 +31,9 @@
  *   VGPU_DEVICE_LOST      the worker or the device died, now or before and no
  *                         vgpu_reset() since: device memory, streams and events are
  *                         gone; what had not ended may have begun, and is not run
- *                         again
+ *                         again.  So too after a Xen VM was saved and restored: there
+ *                         waits and vgpu_poll() say it as well, once nothing is left to
+ *                         fetch
  *   VGPU_TIME_LIMIT       this one ran longer than the host allows
  *                         (VGPU_QUERY_OPERATION_LIMIT_MS): its worker was ended for
  *                         it, the others in flight get VGPU_DEVICE_LOST, and so does
@@ -120,7 +122,8 @@ struct vgpu_options {
                                * first that the kernel's limit lets, less a page */
     int32_t spin_us;          /* microseconds; below 0: 50, and 0 where there is one core */
     uint32_t open_timeout_ms; /* SOCKET, SYSFS, XEN: how long vgpu_open() may wait for the host;
-                               * 0: 10000.  MODULE: the module's parameter says */
+                               * 0: 10000.  MODULE: the module's parameter says.  XEN: also
+                               * vgpu_reset() when it connects again */
 };
 
 /* Options with every default. */
@@ -168,7 +171,13 @@ VGPU_API void vgpu_session_info(struct vgpu_session *session, struct vgpu_sessio
 
 /* After VGPU_DEVICE_LOST or VGPU_TIME_LIMIT, VGPU_KERNEL_FAULT, or at any time: begins anew,
  * without device memory, streams, events and errors kept for a synchronisation; their addresses and
- * handles are invalid from here on.  The heap and unfetched results stay.  Waits. */
+ * handles are invalid from here on.  The heap and unfetched results stay.  Waits.
+ *
+ * Under Xen, in a VM that was saved and restored, it connects to the host again, with new pages
+ * at the slot's address: no other thread may write into the heap meanwhile.  That can fail as
+ * vgpu_open() can; the heap stays, and the next call tries again.  Errors then: NO_HOST (it has
+ * not offered the channel within open_timeout_ms, or it refused); DENIED; BUSY; TIMEOUT; SYSTEM;
+ * NO_DEVICE. */
 VGPU_API int vgpu_reset(struct vgpu_session *session, struct vgpu_problem *problem);
 
 /* A descriptor that is readable (POLLIN) when vgpu_poll() may have something; for event

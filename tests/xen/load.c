@@ -10,13 +10,15 @@
  *   pause_ms=0   between rounds
  *   seed=1       of what is copied
  *   reopen=0     1: when the session ends, opens another and goes on
+ *   reset=1      0: ends when the device is lost
  *
  * A round: a copy in from its own memory, one from the heap, the device's copy of both, a
  * counter in device memory that rises by one, a text, and all of it read back.  It prints
  *
  *   session VM POOL PRIORITY TRANSPORT   it has one
  *   progress N                           rounds that were right so far, by all its sessions
- *   lost TEXT                            the device was lost; it resets and goes on
+ *   lost TEXT                            the device was lost; exit status 4 with reset=0
+ *   reset GENERATION                     it has reset and goes on; what lay in the heap is there
  *   closed TEXT                          the session has ended; exit status 3 without reopen
  *   done N
  *
@@ -32,20 +34,23 @@
 #include <time.h>
 #include <unistd.h>
 
-#define KEYS 6
+#define KEYS 7
 #define EXIT_CANNOT_OPEN 2
 #define EXIT_CLOSED 3
+#define EXIT_LOST 4
+#define KEPT_BYTES 4096u
 #define OPEN_AGAIN_MS 200
 #define NS_PER_MS 1000000
 
 struct load {
-    unsigned long rounds, bytes, slot, pause_ms, seed, reopen;
+    unsigned long rounds, bytes, slot, pause_ms, seed, reopen, reset;
     unsigned long done;
     struct vgpu_session *session;
     struct vgpu_problem problem;
     uint64_t first, second, counter; /* in device memory */
     uint64_t counted;
     uint8_t *own, *back, *heap;
+    uint8_t *kept; /* in the heap too: the same bytes as long as the session lives */
 };
 
 static volatile sig_atomic_t asked_to_end;
@@ -108,6 +113,11 @@ static int prepare(struct load *load)
     return vgpu_memory_set(s, load->counter, 0, 4, 2, &load->problem);
 }
 
+static uint8_t kept_byte(const struct load *load, unsigned long at)
+{
+    return (uint8_t)(at * 11 + load->seed);
+}
+
 static int open_session(struct load *load)
 {
     struct vgpu_options options = VGPU_OPTIONS_DEFAULT;
@@ -118,8 +128,11 @@ static int open_session(struct load *load)
         return -1;
     tell_session(load);
     load->heap = vgpu_heap_alloc(load->session, load->bytes);
-    if (!load->heap)
+    load->kept = vgpu_heap_alloc(load->session, KEPT_BYTES);
+    if (!load->heap || !load->kept)
         wrong(load, "the heap has no room");
+    for (unsigned long at = 0; at < KEPT_BYTES; at++)
+        load->kept[at] = kept_byte(load, at);
     return prepare(load);
 }
 
@@ -226,16 +239,37 @@ static int open_anew(struct load *load)
     return 0;
 }
 
+static void check_kept(const struct load *load)
+{
+    for (unsigned long at = 0; at < KEPT_BYTES; at++) {
+        if (load->kept[at] != kept_byte(load, at))
+            wrong(load, "the heap was not kept over a reset");
+    }
+}
+
+static void tell_reset(struct load *load)
+{
+    struct vgpu_session_info info;
+
+    check_kept(load);
+    vgpu_session_info(load->session, &info);
+    printf("reset %u\n", info.generation);
+    fflush(stdout);
+}
+
 /* 0: it goes on; else the exit status. */
 static int recover(struct load *load)
 {
     switch (load->problem.status) {
     case VGPU_DEVICE_LOST:
         say("lost", load->problem.text);
+        if (!load->reset)
+            return EXIT_LOST;
         while (vgpu_reset(load->session, &load->problem) < 0 || prepare(load) < 0) {
             if (load->problem.status != VGPU_DEVICE_LOST)
                 return recover(load);
         }
+        tell_reset(load);
         return 0;
     case VGPU_PROBLEM_CLOSED:
         say("closed", load->problem.text);
@@ -265,7 +299,8 @@ static int parse(struct load *load, const char *word)
         unsigned long *number;
     } keys[KEYS] = {{"rounds=", &load->rounds}, {"bytes=", &load->bytes},
                     {"slot=", &load->slot},     {"pause_ms=", &load->pause_ms},
-                    {"seed=", &load->seed},     {"reopen=", &load->reopen}};
+                    {"seed=", &load->seed},     {"reopen=", &load->reopen},
+                    {"reset=", &load->reset}};
 
     for (int i = 0; i < KEYS; i++) {
         size_t length = strlen(keys[i].name);
@@ -280,7 +315,7 @@ static int parse(struct load *load, const char *word)
 
 int main(int argc, char **argv)
 {
-    struct load load = {.bytes = 65536, .seed = 1};
+    struct load load = {.bytes = 65536, .seed = 1, .reset = 1};
     int status;
 
     for (int i = 1; i < argc; i++) {

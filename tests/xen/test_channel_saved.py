@@ -12,7 +12,7 @@ from xen_harness.host import wait_until
 
 VMS = {"pv": (7, "A", "medium"), "pvh": (9, "B", "high")}
 SESSIONS = {"pv": (7, "A", 1, "xen"), "pvh": (9, "B", 2, "xen")}
-CLOSED = "the Xen host has ended the session"
+LOST = "lost the VM was saved and restored"
 both_kinds = pytest.mark.parametrize("kind", ["pv", "pvh"])
 pytestmark = pytest.mark.full
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.full
 class KeptLoad(Load):
     """Writes into a file of the guest, so that it can be asked over a restore."""
 
-    def __init__(self, guest, options=""):
+    def __init__(self, guest, options="", name="load"):
         self.guest = guest
-        self.file = "/run/load"
+        self.file = f"/run/{name}"
         # The shell stays, to tell how its program ended.
         guest.check(f"(vgpu-xen-load {options}; echo status $?) >{self.file} 2>&1 </dev/null &")
 
@@ -44,8 +44,15 @@ class KeptLoad(Load):
         wait_until(lambda: self.status() is not None, self.report)
         return self.status()
 
+    def wait_reset(self, generation):
+        """Until it goes on after so many sessions on the host."""
+        line = f"reset {generation}\n"
+        wait_until(lambda: line in self.output or self.status() is not None, self.report)
+        assert line in self.output, self.report()
+
     def end(self):
-        self.guest.check(f"killall -{int(signal.SIGTERM)} vgpu-xen-load")
+        """Ends all of this guest."""
+        self.guest.check(f"killall -{int(signal.SIGTERM)} vgpu-xen-load; true")
         assert self.wait_status() == 0, self.report()
 
     def report(self):
@@ -69,16 +76,17 @@ def restore(host, guest):
 
 
 @both_kinds
-def test_a_program_in_a_restored_guest_is_told_and_goes_on_in_a_new_session(host, guests, before,
-                                                                            kind):
+def test_a_program_in_a_restored_guest_resets_and_goes_on(host, guests, before, kind):
+    """Twice: a session that came over one restore is as good as any."""
     guest = guests[kind]
-    load = KeptLoad(guest, "reopen=1 pause_ms=20")
-    load.wait_progress()
-    restore(host, guest)
-    wait_until(lambda: len(load.sessions()) == 2 or load.status() is not None, load.report)
-    assert load.sessions() == [SESSIONS[kind]] * 2, load.report()
-    assert CLOSED in load.output
+    load = KeptLoad(guest, "pause_ms=20")
+    for generation in (2, 3):
+        load.wait_progress()
+        restore(host, guest)
+        load.wait_reset(generation)
     load.wait_progress(5)
+    assert load.output.count(LOST) == 2, load.report()
+    assert load.sessions() == [SESSIONS[kind]], load.report()
     load.end()
     host.wait_counts(before)
     assert host.nodes(guest, "frontend") == host.nodes(guest, "backend") == []
@@ -86,12 +94,28 @@ def test_a_program_in_a_restored_guest_is_told_and_goes_on_in_a_new_session(host
 
 @both_kinds
 def test_a_program_in_a_restored_guest_ends_as_it_wants_to(host, guests, before, kind):
-    load = KeptLoad(guests[kind], "pause_ms=20")
+    load = KeptLoad(guests[kind], "reset=0 pause_ms=20")
     load.wait_progress()
     restore(host, guests[kind])
-    assert load.wait_status() == 3, load.report()
-    assert CLOSED in load.output
+    assert load.wait_status() == 4, load.report()
+    assert LOST in load.output
     assert Load(guests[kind], "rounds=2").wait() == 2
+    host.wait_counts(before)
+
+
+def test_two_programs_of_a_restored_guest_reset_beside_each_other(host, guests, before):
+    """Neither takes the port that the other one has to leave."""
+    guest = guests["pv"]
+    loads = [KeptLoad(guest, f"pause_ms={20 * seed} seed={seed}", f"load{seed}")
+             for seed in (1, 2)]
+    for load in loads:
+        load.wait_progress()
+    restore(host, guest)
+    for load in loads:
+        load.wait_reset(2)
+        load.wait_progress(5)
+    for load in loads:
+        load.end()
     host.wait_counts(before)
 
 
@@ -100,6 +124,6 @@ def test_a_guest_that_is_copied_and_stays_keeps_its_sessions(host, guests, befor
     load.wait_progress()
     guests["pv"].save_and_go_on()
     load.wait_progress(5)
-    assert len(load.sessions()) == 1 and "closed" not in load.output
+    assert len(load.sessions()) == 1 and "lost" not in load.output
     load.end()
     host.wait_counts(before)
