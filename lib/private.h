@@ -6,7 +6,7 @@
  *        │           │       │       │
  *        ▼           ▼       ▼       ▼
  *   submit.c ── descriptors ──▶ ring      heap.c   the slot's memory, shared out
- *   take.c   ◀── completions ── ring
+ *   take.c   ◀── completions ── ring      written.c  pages that the host writes
  *   wait.c       spins, then sleeps       session.c  open, close, fork
  *        │
  *        ▼
@@ -86,6 +86,9 @@ struct transport {
      * to the way to the host meanwhile.  May return for no reason.  Calls
      * session_end() when the session has ended, session_lose() when reconnect() helps. */
     void (*sleep)(struct vgpu_session *session, int64_t timeout_ns);
+    /* Before answers are taken: whether they are this session's; session_lose() when they are
+     * not any more.  NULL: always.  Who has it calls written_open() too. */
+    bool (*confirm)(struct vgpu_session *session);
     /* The session's state as the transport knows it. */
     uint32_t (*state)(struct vgpu_session *session);
     /* After session_lose(), until session->deadline_ns: another slot, of the same size, at
@@ -169,6 +172,7 @@ struct vgpu_session {
     /* memory of the slot */
     uint8_t *slot;
     uint64_t slot_bytes;
+    uint64_t *written; /* a bit a page: written.c; NULL: nobody moves a session of this kind */
     struct heap heap;
     struct heap texts;                 /* first half of the arena */
     uint32_t launch_head, launch_tail; /* second half: a ring of chunks */
@@ -248,6 +252,17 @@ int own_submit(struct vgpu_session *session, const struct vgpu_descriptor *descr
 /* Both.  `what` names it in a problem. */
 int submit_and_wait(struct vgpu_session *session, const struct vgpu_descriptor *descriptor,
                     const char *what, uint64_t *ret_value, struct vgpu_problem *problem);
+
+/* --- written.c ------------------------------------------------------------------------------- */
+
+int written_open(struct vgpu_session *session);
+void written_close(struct vgpu_session *session);
+
+/* Before `descriptor` is submitted. */
+void written_note(struct vgpu_session *session, const struct vgpu_descriptor *descriptor);
+
+/* Answers are there: what they tell of is to be this guest's own memory. */
+void written_touch(struct vgpu_session *session);
 
 /* --- take.c ------------------------------------------------------------------------------------
  */

@@ -101,7 +101,6 @@ void session_end(struct vgpu_session *session, int status, const char *format, .
 
 void session_lose(struct vgpu_session *session, const char *text)
 {
-    take_completions(session); /* what had come before */
     if (*session->use != SESSION_USABLE)
         return;
     *session->use = SESSION_LOST;
@@ -313,6 +312,7 @@ static void session_free(struct vgpu_session *session)
 {
     heap_close(&session->heap);
     heap_close(&session->texts);
+    written_close(session);
     munmap(session->use, VGPU_PAGE_BYTES);
     free(session);
 }

@@ -116,6 +116,8 @@ static inline int submit(struct vgpu_session *session, const struct vgpu_descrip
         return session_refuse(session, problem);
     if (is_short_of_room(session) && make_room(session, false, problem) < 0)
         return -1;
+    if (__builtin_expect(session->written != NULL, 0))
+        written_note(session, descriptor);
     index = session->free_entries[--session->free_count];
     ticket = ++session->serial * PENDING_COUNT + index;
     entry = &session->pending[index];
@@ -171,6 +173,8 @@ static __attribute__((noinline)) int submit_quiet(struct vgpu_session *session,
 
     if (submit_prepare_quiet(session, problem) < 0)
         return -1;
+    if (session->written)
+        written_note(session, descriptor);
     session->quiet_run++;
     ticket = ++session->serial * PENDING_COUNT;
     write_descriptor(session, descriptor, ticket);

@@ -91,6 +91,8 @@ void take_completions(struct vgpu_session *session)
 
     if (tail == head)
         return;
+    if (session->transport->confirm && !session->transport->confirm(session))
+        return;
     if (tail - head > VGPU_RING_ENTRIES) {
         session_end(session, VGPU_PROBLEM_CLOSED,
                     "the host published %u completions at once where %u fit: the window is "

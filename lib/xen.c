@@ -50,10 +50,17 @@ static void xen_ring(struct vgpu_session *session)
     evtchn_notify(xen->events_fd, xen->port);
 }
 
-/* A domain that was saved and restored is a new one to Xen: its kernel has forgotten our port. */
+/* A domain that was saved and restored is a new one to Xen: its kernel forgets our port before
+ * any program runs again. */
+static bool is_port_forgotten(const struct xen *xen)
+{
+    return xen->slot.fd >= 0 && xen_slot_notify(&xen->slot, xen->port) < 0 && errno == EINVAL;
+}
+
+/* Where another program has the port's number by now, the domain's tells. */
 static bool is_in_another_domain(struct xen *xen)
 {
-    if (xen->slot.fd >= 0 && xen_slot_notify(&xen->slot, xen->port) < 0 && errno == EINVAL)
+    if (is_port_forgotten(xen))
         return true;
     return xen_host_sees_other_domain(xen);
 }
@@ -80,11 +87,12 @@ static void leave_lost_port(struct xen *xen)
 static void lose_session(struct vgpu_session *session, struct xen *xen)
 {
     leave_lost_port(xen);
-    xen->is_told = false; /* those nodes were the old domain's */
-    session_lose(session,
-                 "the VM was saved and restored, and its GPU session did not come with it: device "
-                 "memory, streams and events are gone; vgpu_reset() connects it again, then begin "
-                 "anew");
+    xen->is_connected = xen->is_told = false; /* those nodes were the old domain's */
+    session_lose(
+        session,
+        "the VM was saved and restored, or moved, and its GPU session did not come with it: device "
+        "memory, streams and events are gone; vgpu_reset() connects it again, then begin "
+        "anew");
 }
 
 /* That the broker is gone is seen before vgpu-xen can have written why. */
@@ -128,6 +136,19 @@ static void xen_sleep(struct vgpu_session *session, int64_t timeout_ns)
         has_news = true;
     if (session_usable(session))
         check_host(session, xen, has_news);
+}
+
+/* Asking XenStore takes longer than most answers: only where it has something to tell. */
+static bool xen_confirm(struct vgpu_session *session)
+{
+    struct xen *xen = session->way;
+    struct pollfd news = {.fd = xen->bus.fd, .events = POLLIN};
+
+    written_touch(session);
+    if (!is_port_forgotten(xen) && (poll(&news, 1, 0) <= 0 || !is_in_another_domain(xen)))
+        return true;
+    lose_session(session, xen);
+    return false;
 }
 
 static uint32_t xen_state(struct vgpu_session *session)
@@ -209,6 +230,8 @@ static int open_channel(struct vgpu_session *session, struct xen *xen,
         session_map(session, xen->slot.fd, xen->slot.index, xen->slot.bytes, problem) < 0 ||
         announce_life(xen, session->slot, problem) < 0)
         return -1;
+    if (written_open(session) < 0)
+        return xen_problem("note pages", problem);
     return xen_host_connect(session, xen, problem);
 }
 
@@ -301,6 +324,7 @@ const struct transport xen_transport = {
     .open = xen_open,
     .ring = xen_ring,
     .sleep = xen_sleep,
+    .confirm = xen_confirm,
     .state = xen_state,
     .reconnect = xen_reconnect,
     .close = xen_close,

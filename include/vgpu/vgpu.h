@@ -31,9 +31,9 @@
  *   VGPU_DEVICE_LOST      the worker or the device died, now or before and no
  *                         vgpu_reset() since: device memory, streams and events are
  *                         gone; what had not ended may have begun, and is not run
- *                         again.  So too after a Xen VM was saved and restored: there
- *                         waits and vgpu_poll() say it as well, once nothing is left to
- *                         fetch
+ *                         again.  So too after a Xen VM was saved and restored, or
+ *                         moved while it ran: there waits and vgpu_poll() say it as
+ *                         well, once nothing is left to fetch
  *   VGPU_TIME_LIMIT       this one ran longer than the host allows
  *                         (VGPU_QUERY_OPERATION_LIMIT_MS): its worker was ended for
  *                         it, the others in flight get VGPU_DEVICE_LOST, and so does
@@ -173,8 +173,8 @@ VGPU_API void vgpu_session_info(struct vgpu_session *session, struct vgpu_sessio
  * without device memory, streams, events and errors kept for a synchronisation; their addresses and
  * handles are invalid from here on.  The heap and unfetched results stay.  Waits.
  *
- * Under Xen, in a VM that was saved and restored, it connects to the host again, with new pages
- * at the slot's address: no other thread may write into the heap meanwhile.  That can fail as
+ * Under Xen, in a VM that was saved and restored or moved, it connects to the host again, with new
+ * pages at the slot's address: no other thread may write into the heap meanwhile.  That can fail as
  * vgpu_open() can; the heap stays, and the next call tries again.  Errors then: NO_HOST (it has
  * not offered the channel within open_timeout_ms, or it refused); DENIED; BUSY; TIMEOUT; SYSTEM;
  * NO_DEVICE. */

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -118,6 +119,11 @@ static void a_session_of_this_transport_works(void **state)
     assert_int_equal(lib_xen_pages(), SLOT_PAGES + 1);
 }
 
+static void take_what_has_come(void)
+{
+    assert_int_equal(vgpu_poll(session, NULL, 0, &problem), 0);
+}
+
 static void what_was_in_flight_ends_once_as_lost_and_what_had_come_stays(void **state)
 {
     struct vgpu_result result;
@@ -130,6 +136,7 @@ static void what_was_in_flight_ends_once_as_lost_and_what_had_come_stays(void **
     submitted(count_lost, &called);
     last = submitted(NULL, NULL);
     assert_int_equal(lib_host_run(lib_xen_worker(), 1), 1);
+    take_what_has_come();
     lib_xen_restore();
     assert_int_equal(vgpu_wait(session, last, VGPU_FOREVER, &result, &problem), 0);
     assert_int_equal(result.status, VGPU_DEVICE_LOST);
@@ -151,6 +158,7 @@ static void results_that_nobody_has_fetched_outlive_the_reset(void **state)
     lib_xen_by_hand(true);
     answered = submitted(NULL, NULL);
     lib_host_run(lib_xen_worker(), 1);
+    take_what_has_come();
     lost[0] = submitted(NULL, NULL);
     lost[1] = submitted(NULL, NULL);
     lib_xen_restore();
@@ -188,18 +196,122 @@ static void an_event_loop_is_told(void **state)
     lib_xen_by_hand(true);
     submitted(NULL, NULL);
     submitted(count_lost, &called);
+    take_what_has_come();
     assert_int_equal(vgpu_arm(session), 0);
     lib_host_run(lib_xen_worker(), 1);
     lib_xen_restore();
     assert_int_equal(poll(&wait, 1, 90000), 1);
     assert_int_equal(vgpu_poll(session, &result, 1, &problem), 1);
-    assert_int_equal(result.status, VGPU_OK);
+    assert_int_equal(result.status, VGPU_DEVICE_LOST);
     is_refused_as_lost(vgpu_poll(session, NULL, 0, &problem));
     assert_int_equal(called, 1);
     assert_int_equal(vgpu_arm(session), 1);
 }
 
 /* Both pieces of a copy are in flight, and no one else would free their entries. */
+/* --- a guest that was moved while it ran ------------------------------------------------ */
+
+/* Whether what they tell of has come along, nobody knows. */
+static void answers_that_were_not_taken_before_the_move_are_lost(void **state)
+{
+    struct vgpu_result result;
+    vgpu_ticket ticket;
+
+    (void)state;
+    lib_xen_by_hand(true);
+    ticket = submitted(NULL, NULL);
+    assert_int_equal(lib_host_run(lib_xen_worker(), 1), 1);
+    lib_xen_restore();
+    assert_int_equal(vgpu_wait(session, ticket, VGPU_FOREVER, &result, &problem), 0);
+    assert_int_equal(result.status, VGPU_DEVICE_LOST);
+    reset();
+}
+
+static void a_ring_as_it_was_before_the_last_answers_is_a_lost_session(void **state)
+{
+    (void)state;
+    lib_xen_by_hand(true);
+    submitted(NULL, NULL);
+    submitted(NULL, NULL);
+    lib_host_run(lib_xen_worker(), 2);
+    take_what_has_come();
+    lib_xen_worker()->host->cq_tail -= 1;
+    lib_xen_restore();
+    is_refused_as_lost(vgpu_ping(session, &problem));
+    reset();
+    lib_xen_by_hand(false);
+    assert_int_equal(vgpu_ping(session, &problem), 0);
+}
+
+static uint8_t *watched_page;
+static unsigned writes;
+
+static void count_write(int number, siginfo_t *info, void *context)
+{
+    (void)number;
+    (void)context;
+    if ((uint8_t *)info->si_addr < watched_page ||
+        (uint8_t *)info->si_addr >= watched_page + VGPU_PAGE_BYTES)
+        abort();
+    writes++;
+    mprotect(watched_page, VGPU_PAGE_BYTES, PROT_READ | PROT_WRITE);
+}
+
+/* How often this side writes into the page at `memory` while it takes what has come. */
+static unsigned writes_while_taking(uint8_t *memory)
+{
+    const struct sigaction watch = {.sa_sigaction = count_write, .sa_flags = SA_SIGINFO};
+    struct sigaction before;
+
+    watched_page = memory - (uintptr_t)memory % VGPU_PAGE_BYTES;
+    writes = 0;
+    sigaction(SIGSEGV, &watch, &before);
+    mprotect(watched_page, VGPU_PAGE_BYTES, PROT_READ);
+    take_what_has_come();
+    mprotect(watched_page, VGPU_PAGE_BYTES, PROT_READ | PROT_WRITE);
+    sigaction(SIGSEGV, &before, NULL);
+    return writes;
+}
+
+/* Else the move takes them along as they were before. */
+static void pages_that_the_host_wrote_are_written_here_too_when_it_says_so(void **state)
+{
+    uint8_t *heap = vgpu_heap_alloc(session, 4ull * VGPU_PAGE_BYTES);
+    uint64_t device;
+    struct vgpu_descriptor out = {.opcode = VGPU_OP_COPY_OUT, .flags = VGPU_FLAG_QUIET};
+
+    (void)state;
+    assert_int_equal(vgpu_memory_alloc(session, VGPU_PAGE_BYTES, &device, &problem), 0);
+    memset(heap, 0x5a, VGPU_PAGE_BYTES);
+    assert_int_equal(vgpu_copy_in(session, device, heap, VGPU_PAGE_BYTES, &problem), 0);
+    memset(heap, 0, VGPU_PAGE_BYTES);
+    lib_xen_by_hand(true);
+    out.copy.target = vgpu_heap_offset(session, heap);
+    out.copy.source = device;
+    out.copy.bytes = VGPU_PAGE_BYTES;
+    assert_int_equal(vgpu_submit(session, &out, NULL, NULL, NULL, &problem), 0);
+    submitted(NULL, NULL);
+    assert_int_equal(lib_host_run(lib_xen_worker(), 2), 2);
+    assert_int_equal(writes_while_taking(heap), 1);
+    assert_int_equal(writes_while_taking(heap), 0); /* nothing has come since */
+    for (unsigned i = 0; i < VGPU_PAGE_BYTES; i++)
+        assert_int_equal(heap[i], 0x5a);
+    submitted(NULL, NULL);
+    assert_int_equal(lib_host_run(lib_xen_worker(), 1), 1);
+    assert_int_equal(writes_while_taking(heap), 0); /* not what this one wrote */
+}
+
+static void a_page_that_the_host_does_not_write_is_left_alone(void **state)
+{
+    uint8_t *heap = vgpu_heap_alloc(session, 4ull * VGPU_PAGE_BYTES);
+
+    (void)state;
+    lib_xen_by_hand(true);
+    submitted(NULL, NULL);
+    assert_int_equal(lib_host_run(lib_xen_worker(), 1), 1);
+    assert_int_equal(writes_while_taking(heap + VGPU_PAGE_BYTES), 0);
+}
+
 static void a_copy_in_the_middle_fails_and_leaves_no_entry_taken(void **state)
 {
     uint8_t *own = calloc(1, OWN_BYTES);
@@ -611,6 +723,10 @@ int main(void)
         CASE(results_that_nobody_has_fetched_outlive_the_reset),
         CASE(a_wait_for_all_returns_when_all_is_lost),
         CASE(an_event_loop_is_told),
+        CASE(answers_that_were_not_taken_before_the_move_are_lost),
+        CASE(a_ring_as_it_was_before_the_last_answers_is_a_lost_session),
+        CASE(pages_that_the_host_wrote_are_written_here_too_when_it_says_so),
+        CASE(a_page_that_the_host_does_not_write_is_left_alone),
         CASE(a_copy_in_the_middle_fails_and_leaves_no_entry_taken),
         CASE(who_waits_for_room_is_told),
         CASE(who_waits_for_an_entry_that_a_callback_frees_is_told),

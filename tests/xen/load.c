@@ -7,7 +7,7 @@
  *   rounds=0     ends by itself after so many; 0: on SIGTERM
  *   bytes=65536  that each round copies to the device and back
  *   slot=0       bytes of the slot that it grants; 0: the library's default
- *   pause_ms=0   between rounds
+ *   pause_ms=0   in each round, before what has come into the heap is looked at
  *   seed=1       of what is copied
  *   reopen=0     1: when the session ends, opens another and goes on
  *   reset=1      0: ends when the device is lost
@@ -183,6 +183,8 @@ static int copy_there_and_back(struct load *load)
     if (vgpu_copy_out(s, load->heap, load->first, load->bytes, &load->problem) < 0 ||
         vgpu_copy_out(s, load->back, load->second, load->bytes, &load->problem) < 0)
         return -1;
+    if (load->pause_ms)
+        pause_ms(load->pause_ms);
     check(load, "the heap", load->heap, 0);
     check(load, "its own memory", load->back, 0xff);
     return 0;
@@ -286,8 +288,6 @@ static int run(struct load *load)
     while (status == 0 && !asked_to_end && (load->rounds == 0 || load->done < load->rounds)) {
         if (work(load) < 0)
             status = recover(load);
-        else if (load->pause_ms)
-            pause_ms(load->pause_ms);
     }
     return status;
 }

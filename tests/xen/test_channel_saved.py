@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Xen channel while a guest is saved and restored: its memory goes on as a new domain,
-where nothing of the old one's grants and event channels is left."""
+"""The Xen channel while a guest is saved and restored, or moves while it runs: its memory goes on
+as a new domain, where nothing of the old one's grants and event channels is left."""
 
 import re
 import signal
 
 import pytest
 
-from xen_harness import Load
+from xen_harness import Domain, Load
 from xen_harness.host import wait_until
 
 VMS = {"pv": (7, "A", "medium"), "pvh": (9, "B", "high")}
@@ -66,10 +66,10 @@ def before(host):
     return host.counts()
 
 
-def restore(host, guest):
+def restore(host, guest, how=Domain.save_and_restore):
     """Returns when the guest is offered the channel again, by its UUID."""
     old = guest.id
-    guest.save_and_restore()
+    how(guest)
     assert guest.id != old
     host.watch.wait_output(f"domain {old} (vm {VMS[guest.kind][0]}) is gone")
     host.wait_offered(guest)
@@ -101,6 +101,20 @@ def test_a_program_in_a_restored_guest_ends_as_it_wants_to(host, guests, before,
     assert LOST in load.output
     assert Load(guests[kind], "rounds=2").wait() == 2
     host.wait_counts(before)
+
+
+def test_a_program_in_a_guest_that_moves_while_it_runs_resets_and_goes_on(host, guests, before):
+    """PVH only: for a PV guest this Xen, without shadow page tables, refuses it."""
+    guest = guests["pvh"]
+    load = KeptLoad(guest, "pause_ms=20")
+    load.wait_progress()
+    restore(host, guest, Domain.migrate_live)
+    load.wait_reset(2)
+    load.wait_progress(5)
+    assert load.output.count(LOST) == 1, load.report()
+    load.end()
+    host.wait_counts(before)
+    assert host.nodes(guest, "frontend") == host.nodes(guest, "backend") == []
 
 
 def test_two_programs_of_a_restored_guest_reset_beside_each_other(host, guests, before):
