@@ -2,6 +2,7 @@
 /*
  * Whether an XCP-ng host gives VMs their device: QEMU has it built in, and xenopsd
  * starts QEMU through our wrapper.  An update of the platform brings a QEMU without it.
+ * And whether Xen's VMs have owners, as vgpu-xen asks.
  */
 #include "host/private.h"
 
@@ -124,5 +125,24 @@ void check_xen_device_model(const struct survey *survey, struct host_check *chec
         check_remedy(check, "run it as root; rpm -V qemu says what else is wrong");
     } else {
         judge_device_model(check, has_device > 0, is_ours(wrapper));
+    }
+}
+
+void check_xen_owners(const struct survey *survey, struct host_check *check)
+{
+    const struct registered *registered = &survey->registered;
+
+    if (!host_is_dom0(survey->host)) {
+        check_skip(check, "this is no Xen control domain");
+    } else if (!registered->known) {
+        check_skip(check, "no registry can be read here");
+    } else if (registered->ownerless[0]) {
+        check_fail(check,
+                   "VMs without an owner: %s: their sockets are root's, so vgpu-xen refuses "
+                   "their sessions",
+                   registered->ownerless);
+        check_remedy(check, "vgpu-admin update-vm VM --owner default, for each");
+    } else {
+        check_pass(check, "each VM with the window channel has an owner");
     }
 }

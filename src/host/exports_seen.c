@@ -15,6 +15,17 @@
 
 /* --- the registry ------------------------------------------------------------------------ */
 
+static void add_registered(struct registered *registered, const struct store_vm *vm)
+{
+    const char *name = vm->name;
+
+    if (vm->channels & STORE_CHANNEL_FILE)
+        registered->vm_ids[registered->count++] = vm->vm_id;
+    if ((vm->channels & STORE_CHANNEL_WINDOW) && vm->owner_uid < 0)
+        host_add(registered->ownerless, sizeof(registered->ownerless), "%u%s%s%s", vm->vm_id,
+                 name[0] ? " (" : "", name, name[0] ? ")" : "");
+}
+
 void registered_read(const struct host *host, struct registered *ret_registered)
 {
     struct registered registered = {.known = false};
@@ -31,10 +42,8 @@ void registered_read(const struct host *host, struct registered *ret_registered)
     }
     if (registered.known)
         registered.vm_ids = calloc(count + 1, sizeof(*registered.vm_ids));
-    for (size_t i = 0; registered.vm_ids && i < count; i++) {
-        if (vms[i].channels & STORE_CHANNEL_FILE)
-            registered.vm_ids[registered.count++] = vms[i].vm_id;
-    }
+    for (size_t i = 0; registered.vm_ids && i < count; i++)
+        add_registered(&registered, &vms[i]);
     registered.known = registered.vm_ids;
     free(vms);
     *ret_registered = registered;

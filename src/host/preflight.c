@@ -20,6 +20,7 @@ static const struct {
     {"iommu-groups", check_iommu_groups},
     {"xen-virt-caps", check_xen_virt_caps},
     {"xen-device-model", check_xen_device_model},
+    {"xen-owners", check_xen_owners},
     {"gpu-driver", check_gpu_driver},
     {"gpu-dma", check_gpu_dma},
     {"gpu-neighbours", check_gpu_neighbours},

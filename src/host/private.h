@@ -80,11 +80,12 @@ int host_check_unused(const struct host *host, const struct host_pci_device *dev
 
 /* --- preflight.c ---------------------------------------------------------------------------- */
 
-/* VMs with the file channel; what the registry does not say is not known. */
+/* What the registry does not say is not known. */
 struct registered {
     bool known;
-    uint32_t *vm_ids;
+    uint32_t *vm_ids; /* of VMs with the file channel */
     size_t count;
+    char ownerless[256]; /* "7 (web1), 9": with the window channel and no owner */
 };
 
 /* What several checks need, read once. */
@@ -145,7 +146,7 @@ check_function check_host_mode, check_iommu_enabled, check_interrupt_remapping, 
 check_function check_gpu_driver, check_gpu_dma, check_gpu_neighbours, check_nvidia_driver,
     check_cuda, check_nvidia_nodes, check_gpu_host_memory, check_gpu_compute, check_vfio_nodes,
     check_kvm;                                              /* check_gpu.c */
-check_function check_xen_device_model;                      /* check_xen.c */
+check_function check_xen_device_model, check_xen_owners;    /* check_xen.c */
 check_function check_kernel_exports, check_ganesha_exports; /* check_exports.c */
 check_function check_share, check_run_dir, check_configuration, check_group,
     check_database_file;                                            /* check_files.c */

@@ -561,6 +561,44 @@ static void database_in_each_verdict(void **state)
     tree_end(&tree);
 }
 
+static void register_vm(const struct tree *tree, uint32_t vm_id, const char *name, int64_t owner)
+{
+    const struct store_actor actor = {"test", "register-vm"};
+    struct vgpu_error error;
+    struct store *store;
+    struct store_vm vm;
+    char path[PATH_MAX];
+
+    tree_path(tree, path, "/var/lib/vgpu/vgpu.db");
+    if (access(path, F_OK) != 0)
+        assert_int_equal(store_create(path, &actor, &error), 0);
+    assert_int_equal(store_open(path, STORE_WRITE, &store, &error), 0);
+    store_set_actor(store, &actor);
+    store_vm_init(&vm);
+    vm.vm_id = vm_id;
+    vm.owner_uid = vm.owner_gid = owner;
+    text_copy(vm.name, sizeof(vm.name), name);
+    assert_int_equal(store_add_vm(store, &vm, &error), 0);
+    store_close(store);
+}
+
+static void xen_owners_in_each_verdict(void **state)
+{
+    WITH(tree_intel, tree);
+    register_vm(&tree, 7, "", -1);
+    tree_expect(&tree, "xen-owners", HOST_SKIP, "no Xen control domain");
+    tree_end(&tree);
+    tree_xen(&tree, "PVH\n", "hvm");
+    tree_expect(&tree, "xen-owners", HOST_SKIP, "no registry");
+    register_vm(&tree, 7, "web1", 2100000007);
+    tree_expect(&tree, "xen-owners", HOST_PASS, "has an owner");
+    register_vm(&tree, 8, "web2", -1);
+    register_vm(&tree, 9, "", -1);
+    tree_expect(&tree, "xen-owners", HOST_FAIL, "without an owner: 8 (web2), 9: their");
+    expect_remedy(&tree, "xen-owners", "vgpu-admin update-vm VM --owner default");
+    tree_end(&tree);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,6 +611,7 @@ int main(void)
         cmocka_unit_test(iommu_groups_in_each_verdict),
         cmocka_unit_test(xen_virt_caps_in_each_verdict),
         cmocka_unit_test(xen_device_model_in_each_verdict),
+        cmocka_unit_test(xen_owners_in_each_verdict),
         cmocka_unit_test(gpu_driver_in_each_verdict),
         cmocka_unit_test(gpu_dma_in_each_verdict),
         cmocka_unit_test(gpu_neighbours_in_each_verdict),
