@@ -58,7 +58,10 @@ _vgpu_admin_value() {
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames 2>/dev/null
         ;;
-    --uuid | --name | --owner | --mode | --address | --sessions | --device-memory | \
+    --owner)
+        [[ $command != update-vm ]] || _vgpu_admin_offer < <(printf '%s\n' default)
+        ;;
+    --uuid | --name | --mode | --address | --sessions | --device-memory | \
         --operation-limit | --weight | --request-rate | --request-burst | --device-share | \
         --queue-depth | --inflight-ops | --inflight-kib | --aging | --vms-max | --device-memory-max | --description | --reason | \
         --timeout | --last | --since | --limit | --actor | --connect) ;;

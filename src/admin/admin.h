@@ -20,6 +20,7 @@
  *   exports.c   its export: one file a VM
  *   state.c     what the mediator keeps of a VM that goes
  *   tenants.c   no two VMs' files for one owner or one address
+ *   owners.c    a user for each of Xen's VMs, where nobody names one
  *   renumber.c  what needs a stopped VM, with the way back from each step
  *   renumber_journal.c  what is left of one that was killed
  *
@@ -50,6 +51,11 @@ enum admin_exit {
 };
 
 #define ADMIN_WORDS_MAX 4
+/* xen_owner_base may be MIN..MAX, and no default owner is above MAX. */
+#define ADMIN_OWNER_BASE_MIN 65536u
+#define ADMIN_OWNER_BASE_DEFAULT 2100000000u
+#define ADMIN_OWNER_MAX 2147352575u
+
 #define ADMIN_DEFAULT_CONFIG "/etc/vgpu/mediator.conf"
 
 enum exports_kind {
@@ -89,6 +95,7 @@ struct admin {
     enum exports_kind exports_kind;
     char exports_dir[4096];
     char worker_user[64];     /* a name or a number, whom sessions' workers run as */
+    uint32_t xen_owner_base;  /* below the numbers of default owners (owners.c) */
     char exports_reload[512]; /* command and arguments; "" by the kind */
 };
 
@@ -373,6 +380,14 @@ void share_done(struct share_undo *undo);
  * stays as somebody chose it; NULL for a new one. */
 int tenant_check(const struct admin *admin, struct store *store, const struct store_vm *before,
                  const struct store_vm *vm, const char *address, struct vgpu_error *error);
+
+/* owners.c: true where VMs are Xen's, whose sessions need an owner that is not root. */
+bool owner_is_needed(const struct admin *admin);
+
+/* Gives a VM without an owner one of its own where it needs one, and a number (vm_id 0)
+ * with it.  Between begin and commit, so that no other VM gets the same. */
+int owner_complete(const struct admin *admin, struct store *store, struct store_vm *vm,
+                   struct vgpu_error *error);
 
 /* The mediator makes a missing directory of a VM that it still knows: gone as well
  * once it knows better. */

@@ -130,11 +130,25 @@ static int change_share(struct admin *admin, const struct store_vm *before,
     return (had ? share_make : share_make_new)(admin, after, address, undo, error);
 }
 
-/* What depends on the present row is read in the transaction that changes it. */
-static int complete_change(struct store *store, const struct vm_change *change,
-                           const struct store_vm *vm, struct store_vm_change *ret_change,
-                           struct vgpu_error *error)
+/* --owner default. */
+static int default_owner(const struct admin *admin, struct store *store, uint32_t vm_id,
+                         struct store_vm *values, struct vgpu_error *error)
 {
+    struct store_vm vm = {.vm_id = vm_id, .owner_uid = -1, .owner_gid = -1};
+
+    if (owner_complete(admin, store, &vm, error) < 0)
+        return -1;
+    values->owner_uid = vm.owner_uid;
+    values->owner_gid = vm.owner_gid;
+    return 0;
+}
+
+/* What depends on the present row is read in the transaction that changes it. */
+static int complete_change(const struct admin *admin, struct store *store,
+                           const struct vm_change *change, const struct store_vm *vm,
+                           struct store_vm_change *ret_change, struct vgpu_error *error)
+{
+    bool gives_owner = (change->store.fields & STORE_VM_OWNER) && !change->keep_owner;
     struct store_pool pool;
 
     *ret_change = change->store;
@@ -148,6 +162,9 @@ static int complete_change(struct store *store, const struct vm_change *change,
         ret_change->values.owner_uid = vm->owner_uid;
         ret_change->values.owner_gid = vm->owner_gid;
     }
+    if (gives_owner && change->store.values.owner_uid < 0 &&
+        default_owner(admin, store, vm->vm_id, &ret_change->values, error) < 0)
+        return -1;
     if (change->keep_mode)
         ret_change->values.mode = vm->mode;
     if (change->keep_reason && vm->state == STORE_VM_QUARANTINED)
@@ -185,7 +202,7 @@ static int change_inside(struct admin *admin, struct store *store, const struct 
     struct store_vm vm;
 
     if (store_find_vm(store, admin->words[0], &vm, error) < 0 ||
-        complete_change(store, change, &vm, &whole, error) < 0 ||
+        complete_change(admin, store, change, &vm, &whole, error) < 0 ||
         store_change_vm(store, vm.vm_id, &whole, ret_before, ret_after, error) < 0)
         return -1;
     return touches_share(change) && !change->force

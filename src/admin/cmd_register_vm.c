@@ -33,7 +33,8 @@ static const struct argp_option options[] = {
     {"pool", KEY_POOL, "POOL", 0, "Its pool (default A)", 1},
     {"priority", KEY_PRIORITY, "PRIORITY", 0, "low, medium (default) or high; 0..2", 1},
     {"channels", KEY_CHANNELS, "LIST", 0, "file,window (default), file, window, xen or none", 2},
-    {"owner", KEY_OWNER, "USER[:GROUP]", 0, "Who owns its directory and socket", 2},
+    {"owner", KEY_OWNER, "USER[:GROUP]", 0,
+     "Who owns its directory and socket (under Xen default: its own)", 2},
     {"mode", KEY_MODE, "MODE", 0, "Their mode (default 0700)", 2},
     {"address", KEY_ADDRESS, "IP", 0, "The guest's, for which its directory is exported", 2},
     LIMIT_OPTIONS(KEY_LIMITS, 3),
@@ -180,7 +181,8 @@ static int add_row(struct input *input, struct store *store, struct vgpu_error *
             return -1;
         input->vm.pool = pool.id;
     }
-    if (store_add_vm(store, &input->vm, error) < 0)
+    if (owner_complete(input->admin, store, &input->vm, error) < 0 ||
+        store_add_vm(store, &input->vm, error) < 0)
         return -1;
     return input->force
                ? 0

@@ -6,7 +6,8 @@
  * has none, its name.  What the host has comes by pool, unregistered last, each with
  * the command that registers it.  Told are: definitions that say something else than
  * the registry, two definitions with one vm_id (a clone keeps its original's), and
- * registered VMs that the host does not have.
+ * registered VMs that the host does not have, or, under Xen, whose sessions are refused
+ * for want of an owner.
  *
  * Names come from tenants, and the commands are there to be copied into a shell: they
  * are quoted, and a name that the registry would not take is left out.
@@ -119,6 +120,16 @@ static void note_stale(struct row *row)
     snprintf(row->command, sizeof(row->command), "vgpu-admin publish %u", vm->vm_id);
 }
 
+/* As a broker sees it (src/xen/confine.c).  The command writes the definition, too. */
+static void note_owner(struct row *row)
+{
+    if (row->vm->owner_uid >= 0 || !(row->vm->channels & STORE_CHANNEL_WINDOW))
+        return;
+    add_note(row, "it has no owner, and its sessions are refused");
+    snprintf(row->command, sizeof(row->command), "vgpu-admin update-vm %u --owner default",
+             row->vm->vm_id);
+}
+
 static void suggest_register(struct row *row)
 {
     const struct toolstack_vm *machine = row->machine;
@@ -156,6 +167,8 @@ static void judge(const struct scan *scan, struct row *row)
         suggest_register(row);
     else if (row->machine->has_device && !row->machine->device_problem[0])
         note_stale(row);
+    if (row->vm && owner_is_needed(scan->admin))
+        note_owner(row);
 }
 
 /* --- rows ----------------------------------------------------------------------------------- */
@@ -298,7 +311,7 @@ int cmd_scan_vms(struct admin *admin, int argc, char **argv)
         print_json(&scan, toolstack);
     } else if (result == 0) {
         print_rows(&scan);
-        print_commands(&scan, true, "To bring definitions up to date:");
+        print_commands(&scan, true, "To bring registered VMs up to date:");
         print_commands(&scan, false, "To register:");
     }
     free(scan.rows);

@@ -49,6 +49,22 @@ static int set_exports_kind(struct reader *reader, const char *value)
     return bad(reader, "exports_kind", value, "none, ganesha or kernel");
 }
 
+static int set_owner_base(struct reader *reader, const char *key, const char *value)
+{
+    uint64_t base;
+    char expected[160];
+
+    if (text_parse_u64(value, ADMIN_OWNER_BASE_MIN, ADMIN_OWNER_MAX, &base)) {
+        reader->admin->xen_owner_base = (uint32_t)base;
+        return 0;
+    }
+    snprintf(expected, sizeof(expected),
+             "a whole number from %u to %u, above which no user or group of this host or its "
+             "containers has one",
+             ADMIN_OWNER_BASE_MIN, ADMIN_OWNER_MAX);
+    return bad(reader, key, value, expected);
+}
+
 static int set_admin_key(struct reader *reader, const char *key, const char *value)
 {
     struct admin *admin = reader->admin;
@@ -73,8 +89,11 @@ static int set_admin_key(struct reader *reader, const char *key, const char *val
         text_copy(admin->toolstack_name, sizeof(admin->toolstack_name), value);
         return 0;
     }
+    if (strcmp(key, "xen_owner_base") == 0)
+        return set_owner_base(reader, key, value);
     return bad(reader, key, value,
-               "one of the keys toolstack, exports_kind, exports_dir, exports_reload");
+               "one of the keys toolstack, exports_kind, exports_dir, "
+               "exports_reload, xen_owner_base");
 }
 
 static void set_mediator_key(struct reader *reader, const char *key, const char *value)
@@ -172,6 +191,7 @@ int settings_read(struct admin *admin, struct vgpu_error *error)
     text_copy(admin->state_dir, sizeof(admin->state_dir), DEFAULT_STATE_DIR);
     text_copy(admin->database_path, sizeof(admin->database_path), STORE_DEFAULT_PATH);
     text_copy(admin->worker_user, sizeof(admin->worker_user), "nobody");
+    admin->xen_owner_base = ADMIN_OWNER_BASE_DEFAULT;
     if (read_file(&reader) < 0)
         return -1;
     complete(&reader);

@@ -254,7 +254,10 @@ struct store_vm_change {
 /* Defaults: pool A, priority medium, both common channels, owner -1, mode 0700. */
 void store_vm_init(struct store_vm *vm);
 
-/* vm->vm_id 0: the smallest free one, written back to vm. */
+/* The smallest number that no VM has. */
+int store_choose_vm_id(struct store *store, uint32_t *ret_vm_id, struct vgpu_error *error);
+
+/* vm->vm_id 0: store_choose_vm_id()'s, written back to vm. */
 int store_add_vm(struct store *store, struct store_vm *vm, struct vgpu_error *error);
 int store_change_vm(struct store *store, uint32_t vm_id, const struct store_vm_change *change,
                     struct store_vm *ret_before, struct store_vm *ret_after,

@@ -254,7 +254,7 @@ static int check_free(struct store *store, uint32_t self, const struct store_vm 
     return found < 0 ? -1 : 0;
 }
 
-static int choose_id(struct store *store, uint32_t *ret_vm_id, struct vgpu_error *error)
+int store_choose_vm_id(struct store *store, uint32_t *ret_vm_id, struct vgpu_error *error)
 {
     /* Without a gap, the usual case, nothing is searched. */
     static const char sql[] =
@@ -311,8 +311,9 @@ static int insert(struct store *store, struct store_vm *vm, struct vgpu_error *e
     char pool[2];
 
     make_normal(vm);
-    if ((vm->vm_id == 0 && choose_id(store, &vm->vm_id, error) < 0) || check_vm(vm, error) < 0 ||
-        check_free(store, 0, vm, error) < 0 || pool_check_fits(store, NULL, vm, error) < 0 ||
+    if ((vm->vm_id == 0 && store_choose_vm_id(store, &vm->vm_id, error) < 0) ||
+        check_vm(vm, error) < 0 || check_free(store, 0, vm, error) < 0 ||
+        pool_check_fits(store, NULL, vm, error) < 0 ||
         sql_prepare(store, "INSERT INTO vms (" VM_COLUMNS ") VALUES (" VM_MARKS ")", &statement,
                     error) < 0)
         return -1;

@@ -159,6 +159,13 @@ int toolstack_open(const char *name, const char *uri, struct toolstack **ret_too
     return 0;
 }
 
+bool toolstack_is_xen(const char *name, const char *uri)
+{
+    const struct toolstack_ops *ops = choose_ops(name, uri, NULL);
+
+    return ops == &toolstack_xapi || ops == &toolstack_xl;
+}
+
 void toolstack_close(struct toolstack *toolstack)
 {
     if (!toolstack)

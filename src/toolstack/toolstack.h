@@ -59,6 +59,11 @@ struct toolstack;
 int toolstack_open(const char *name, const char *uri, struct toolstack **ret_toolstack,
                    struct vgpu_error *error);
 void toolstack_close(struct toolstack *toolstack);
+
+/* Whether what toolstack_open() would open with these starts Xen's domains; nothing is
+ * opened or asked. */
+bool toolstack_is_xen(const char *name, const char *uri);
+
 const char *toolstack_name(const struct toolstack *toolstack);
 
 /* All VMs by name, running or not, without XAPI's templates and snapshots and without

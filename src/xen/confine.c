@@ -42,7 +42,7 @@ static int find_owner(const char *socket_path, struct stat *ret_status, struct v
     if (status.st_uid == 0 || status.st_gid == 0)
         return error_set(error, EPERM,
                          "%s belongs to %u:%u, and no broker runs as root: give the VM an owner of "
-                         "its own (vgpu-admin update-vm VM --owner NUMBER)",
+                         "its own (vgpu-admin update-vm VM --owner default, or a NUMBER)",
                          socket_path, (unsigned)status.st_uid, (unsigned)status.st_gid);
     *ret_status = status;
     return 0;

@@ -2,6 +2,7 @@
 """vgpu-admin scan-vms, start-vm and stop-vm, on a host with a fake xl."""
 
 import json
+import os
 
 import pytest
 
@@ -11,6 +12,9 @@ from toolstack_support import Fake
 ONE = "59e1cf6c-6ab9-4879-90e7-adc8d1c63bf5"
 TWO = "50bc8f75-81d0-4d53-b2e6-95cb44e2682e"
 THREE = "11111111-2222-4333-8444-555555555555"
+OWNERS = 2100000000
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chown")
 
 
 class XenHost(Host):
@@ -120,7 +124,7 @@ def test_a_definition_that_says_something_else_is_pointed_out(host):
     host.domain("a", ONE, "vm_id=1,pool_id=B,priority=low")
     output = host.good("scan-vms")
     assert "its device says VM 1, pool B, low" in output
-    assert output.endswith("To bring definitions up to date:\n  vgpu-admin publish 1\n")
+    assert output.endswith("To bring registered VMs up to date:\n  vgpu-admin publish 1\n")
 
 
 def test_a_device_that_cannot_be_read_is_pointed_out(host):
@@ -139,6 +143,90 @@ def test_a_vm_without_uuid_is_known_by_its_name(host):
     host.domain("a")
     host.good("register-vm", "a", "--uuid", ONE)  # xl gives it a new one at each start
     assert host.scan()["a"]["registered"] is True
+
+
+# --- owners ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("toolstack", ["xl", "xapi"])
+def test_a_vm_that_is_registered_without_an_owner_has_a_number_of_its_own(host, place, toolstack):
+    Fake(place / "xapi", "xe")
+    host.environment["VGPU_TOOLSTACK_PATH"] += f":{place}/xapi"
+    host.configure(toolstack=toolstack)
+    host.good("register-vm", "a", "--vm-id", "7")
+    host.good("register-vm", "b")
+    for vm_id, name in [(7, "a"), (1, "b")]:
+        assert host.vm(name)["owner"] == {"uid": OWNERS + vm_id, "gid": OWNERS + vm_id}
+        info = (host.share / f"vm{vm_id}").stat()
+        assert (info.st_uid, info.st_gid) == (OWNERS + vm_id, OWNERS + vm_id)
+    assert f"\nOwner            {OWNERS + 7}:{OWNERS + 7}\n" in host.good("show-vm", "a")
+
+
+def test_an_owner_that_is_named_is_taken(host):
+    host.good("register-vm", "a", "--owner", "100007:100008")
+    assert host.vm("a")["owner"] == {"uid": 100007, "gid": 100008}
+
+
+def test_where_there_is_no_xen_nobody_is_given_an_owner(host):
+    host.good("register-vm", "a", "--toolstack", "none")
+    assert host.vm("a")["owner"] is None
+    host.good("update-vm", "a", "--owner", "100007", "--toolstack", "none")
+    host.good("update-vm", "a", "--owner", "default", "--toolstack", "none")
+    assert host.vm("a")["owner"] is None
+
+
+def test_no_two_vms_are_given_one_owner(host):
+    """Also where a number is another VM's by now: a VM's owner stays."""
+    host.good("register-vm", "a", "--vm-id", "7")
+    host.good("set-vm-id", "a", "9", "--yes")
+    host.good("register-vm", "b", "--vm-id", "8", "--owner", f"100008:{OWNERS + 8}")
+    host.good("register-vm", "c", "--vm-id", "7")
+    assert [host.vm(name)["owner"]["uid"] - OWNERS for name in ["a", "c"]] == [7, 9]
+    host.good("register-vm", "d", "--vm-id", "5")
+    host.good("update-vm", "d", "--owner", "default")
+    assert host.vm("d")["owner"]["uid"] == OWNERS + 5
+
+
+def test_where_owners_begin_is_a_setting(host):
+    host.configure(toolstack="xl", xen_owner_base=500000000)
+    host.good("register-vm", "a", "--vm-id", "7")
+    assert host.vm("a")["owner"]["uid"] == 500000007
+
+
+@pytest.mark.parametrize("value", ["65535", "2147352576", "-1", "high", "1e9", ""])
+def test_a_beginning_that_may_be_somebody_elses_is_refused(host, value):
+    host.configure(toolstack="xl", xen_owner_base=value)
+    message = host.bad(USAGE, "register-vm", "a")
+    assert f"[admin] xen_owner_base = {value}: expected a whole number from 65536 to 2147352575" \
+        in message
+
+
+def test_a_vm_whose_number_is_too_high_for_an_owner_is_told_to_name_one(host):
+    message = host.bad(FAILED, "register-vm", "a", "--vm-id", "47352576")
+    assert "VM 47352576 under Xen has no default owner: 2147352576 " in message
+    assert "name one with --owner" in message
+    host.good("register-vm", "a", "--vm-id", "47352576", "--owner", "100007")
+    host.good("register-vm", "b", "--vm-id", "47352575")
+
+
+def test_a_vm_that_has_no_owner_from_before_is_pointed_out_with_what_mends_it(host):
+    host.domain("a", ONE)
+    host.good("register-vm", "a", "--toolstack", "none", "--uuid", ONE, "--vm-id", "7")
+    found = host.scan()["a"]
+    assert found["note"] == "it has no owner, and its sessions are refused"
+    assert found["command"] == "vgpu-admin update-vm 7 --owner default"
+    assert host.good(*found["command"].split()[1:]) == \
+        f"VM 7 (a): owner default -> {OWNERS + 7}:{OWNERS + 7}\n"
+    assert (host.scan()["a"]["note"], (host.share / "vm7").stat().st_uid) == (None, OWNERS + 7)
+
+
+def test_a_vm_that_has_no_sessions_needs_no_owner(host):
+    host.domain("a", ONE)
+    host.good("register-vm", "a", "--toolstack", "none", "--uuid", ONE, "--channels", "file")
+    assert host.scan()["a"]["note"] is None
+
+
+# --- start and stop ----------------------------------------------------------------------
 
 
 def test_start_publishes_the_registered_values_first(host):

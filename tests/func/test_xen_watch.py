@@ -609,7 +609,8 @@ def test_a_vm_without_an_owner_of_its_own_has_no_sessions_and_is_told_why(host, 
     h.accept_events()
     domain.wait_told(name, "refused")
     assert domain.told(name, "code") == NO_HOST
-    assert "no broker runs as root: give the VM an owner" in domain.told(name, "error")
+    assert "no broker runs as root: give the VM an owner of its own (vgpu-admin update-vm VM " \
+        "--owner default" in domain.told(name, "error")
     admin(h.mediator, "update-vm", 1, "--owner", owner_of(1))
     domain.open().ping()
 

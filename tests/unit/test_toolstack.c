@@ -107,6 +107,16 @@ static void a_program_that_is_missing_is_named(void **state)
     unsetenv("VGPU_TOOLSTACK_PATH");
 }
 
+static void xl_and_xapi_are_xens(void **state)
+{
+    (void)state;
+    assert_true(toolstack_is_xen("xl", NULL));
+    assert_true(toolstack_is_xen("xapi", NULL));
+    assert_false(toolstack_is_xen("libvirt", NULL));
+    assert_false(toolstack_is_xen(NULL, "qemu:///system"));
+    assert_false(toolstack_is_xen("none", NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -114,6 +124,7 @@ int main(void)
         cmocka_unit_test(the_host_tells_which_toolstack_it_has),
         cmocka_unit_test(libvirt_is_taken_where_it_is_and_xen_is_not),
         cmocka_unit_test(a_name_that_is_none_is_refused),
+        cmocka_unit_test(xl_and_xapi_are_xens),
         cmocka_unit_test(a_program_that_is_missing_is_named),
     };
 

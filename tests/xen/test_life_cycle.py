@@ -11,12 +11,13 @@ import re
 import pytest
 
 from xen_harness import Host, Load, image
-from xen_harness.host import wait_until
+from xen_harness.host import DIRECTORY, wait_until
 
 VM_ID = 7
 NEW_VM_ID = 12
+OWNER = 2100000000 + VM_ID  # nobody names one
 CONFIGS = "/etc/xen"
-REGISTER = f"register-vm {{}} --vm-id {VM_ID} --pool B --priority high --channels window --owner 100007"
+REGISTER = f"register-vm {{}} --vm-id {VM_ID} --pool B --priority high --channels window"
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +130,11 @@ def check_start(good, defined, host, vms, scan, kind):
     guest = defined(kind)
     known = f"VM {VM_ID} ({guest.name})"
     assert good(REGISTER.format(guest.name)) == f"{known} is registered: pool B, priority high\n"
-    assert vms()[guest.name]["uuid"] == guest.uuid
+    assert (vms()[guest.name]["uuid"], vms()[guest.name]["owner"]["uid"]) == (guest.uuid, OWNER)
     assert start(host, good, guest) == f"{known} is started: pool B, priority high\n"
     assert device(host, guest) == f"vm_id={VM_ID},pool_id=B,priority=high"
     assert identity(guest) == (VM_ID, "B", 2)
+    assert host.dom0.check(f"stat -c %u {DIRECTORY}/run/vm{VM_ID}.sock").split() == [str(OWNER)]
     assert (scan()[guest.name]["state"], scan()[guest.name]["registered"]) == ("running", True)
     assert host.admin(f"start-vm {guest.name}")[1] == \
         f"vgpu-admin: VM {VM_ID} is not off: it keeps the values that it has\n"
