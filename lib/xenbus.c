@@ -322,6 +322,21 @@ int xenbus_remove(struct xenbus *bus, const char *path)
     return ask_of_path(bus, XENBUS_REMOVE, path) < 0 ? -1 : 0;
 }
 
+int xenbus_make_anew(struct xenbus *bus, const char *path, unsigned owner, unsigned reader)
+{
+    char names[XENBUS_PAYLOAD_MAX];
+
+    xenbus_remove(bus, path); /* fails where there is none */
+    if (xenbus_make_directory(bus, path) < 0 ||
+        xenbus_set_permissions(bus, path, owner, reader) < 0)
+        return -1;
+    if (xenbus_list(bus, path, names, sizeof(names)) == 0)
+        return 0;
+    xenbus_remove(bus, path);
+    errno = EEXIST;
+    return -1;
+}
+
 /* --- watches ---------------------------------------------------------------------------------- */
 
 int xenbus_watch(struct xenbus *bus, const char *path, const char *token)

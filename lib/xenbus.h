@@ -68,6 +68,10 @@ int xenbus_list(struct xenbus *bus, const char *path, char *ret_names, size_t by
 /* In the same form: "n0", "r5", ... the first is the owner. */
 int xenbus_get_permissions(struct xenbus *bus, const char *path, char *ret_words, size_t bytes);
 int xenbus_set_permissions(struct xenbus *bus, const char *path, unsigned owner, unsigned reader);
+/* An empty directory that was not there before, of which `owner` has all rights and
+ * `reader` may read.  In an area of a guest's it is the guest's until it has its rights:
+ * EEXIST where something was put into it in that time, and then it is not left there. */
+int xenbus_make_anew(struct xenbus *bus, const char *path, unsigned owner, unsigned reader);
 /* The other one may write too. */
 int xenbus_share(struct xenbus *bus, const char *path, unsigned owner, unsigned writer);
 

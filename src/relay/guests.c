@@ -188,17 +188,12 @@ static unsigned backend_owner(struct relay *relay, unsigned domain)
     return text_parse_u64(words + 1, 0, UINT16_MAX, &owner) ? (unsigned)owner : NOBODY;
 }
 
-/* A new place, of which `owner` has all rights; what was there goes. */
 static int make_backend(struct relay *relay, unsigned domain, unsigned owner)
 {
     char path[XENBUS_PATH_BYTES];
 
     relay_path(path, domain, VGPU_XEN_BACKEND);
-    xenbus_remove(&relay->bus, path); /* fails where there is none */
-    return xenbus_make_directory(&relay->bus, path) < 0 ||
-                   xenbus_set_permissions(&relay->bus, path, owner, domain) < 0
-               ? -1
-               : 0;
+    return xenbus_make_anew(&relay->bus, path, owner, domain);
 }
 
 /* The worker domain removes what programs that died left there. */

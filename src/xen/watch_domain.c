@@ -166,24 +166,15 @@ static void sweep(struct watch *watch, struct watch_domain *domain)
     }
 }
 
-/* What the guest made there would stay its own.  A new area is the guest's until its rights
- * are set: what it made in that time is no better. */
+/* What the guest made there would stay its own. */
 static int make_backend(struct watch *watch, const struct watch_domain *domain)
 {
-    char path[XENBUS_PATH_BYTES], names[XENBUS_PAYLOAD_MAX + 1];
+    char path[XENBUS_PATH_BYTES];
 
     if (is_backend_ours(watch, domain))
         return 0;
-    watch_remove(watch, domain, VGPU_XEN_BACKEND);
     watch_node(domain, VGPU_XEN_BACKEND, path);
-    if (xenbus_make_directory(&watch->bus, path) < 0 ||
-        xenbus_set_permissions(&watch->bus, path, watch->own_domain, domain->id) < 0)
-        return -1;
-    if (watch_list(watch, domain, VGPU_XEN_BACKEND, names) == 0)
-        return 0;
-    watch_remove(watch, domain, VGPU_XEN_BACKEND);
-    errno = EEXIST;
-    return -1;
+    return xenbus_make_anew(&watch->bus, path, watch->own_domain, domain->id);
 }
 
 /* In a worker domain the relay in Dom0 has made them. */

@@ -446,6 +446,26 @@ def test_a_guest_that_replaces_its_places_gets_them_anew(world):
     w.wait_served(5)
 
 
+def test_what_a_guest_puts_into_its_place_before_that_has_its_rights_does_not_stay(world):
+    w = world()
+    w.register(7)
+    w.start_all()
+    place = "/local/domain/5/data/vgpu/backend"
+    tries = []
+
+    def be_quick(path):
+        if path == place:
+            tries.append(path)
+            if len(tries) <= 2:
+                w.store.write(f"{place}/{NAME}/state", "connected", domain=5)
+
+    w.store.on_directory = be_quick
+    w.guest(5, 7)
+    w.wait_served(5)
+    assert len(tries) == 3 and w.store.names(place) == ["version", "domain"]
+    w.relay.wait_message("domain 5 (vm 7): cannot make its places in XenStore: File exists", 2)
+
+
 def test_a_domain_that_is_no_vm_gets_nothing_by_writing_names_of_sessions(world):
     w = world()
     w.register(7)

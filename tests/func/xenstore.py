@@ -43,6 +43,7 @@ class XenStore(contextlib.AbstractContextManager):
         self._listener.listen()
         self._threads = []
         self._connections = []
+        self.on_directory = lambda path: None  # when one of ours has made it, before it goes on
         self._start(self._accept)
         self.write("/local/domain/0/domid", "0")
 
@@ -180,6 +181,8 @@ class XenStore(contextlib.AbstractContextManager):
             if kind == WRITE:
                 node.value = rest
             self._tell(path)
+            if kind == MKDIR:
+                self.on_directory(path)
             return b"OK\0"
         node = self._find(path)
         if node is None:
