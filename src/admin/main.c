@@ -93,6 +93,7 @@ static const char *exit_name(int code)
 
 static void say_failure(const struct admin *admin, int code, const char *message)
 {
+    char shown[4 * VGPU_ERROR_BYTES + 512]; /* it may have bytes that are no UTF-8 */
     json_t *object;
 
     fflush(stdout);
@@ -100,11 +101,9 @@ static void say_failure(const struct admin *admin, int code, const char *message
         fprintf(stderr, "vgpu-admin: %s\n", message);
         return;
     }
-    object = json_pack("{s:{s:s, s:i, s:s+}}", "error", "code", exit_name(code), "exit", code,
-                       "message", message, "");
-    if (!object) /* the message is no UTF-8 */
-        object = json_pack("{s:{s:s, s:i, s:s}}", "error", "code", exit_name(code), "exit", code,
-                           "message", "the message cannot be shown as JSON: see without --json");
+    text_copy_utf8(shown, sizeof(shown), message);
+    object = json_pack("{s:{s:s, s:i, s:s}}", "error", "code", exit_name(code), "exit", code,
+                       "message", shown);
     json_dumpf(object, stderr, 0);
     fputc('\n', stderr);
     json_decref(object);

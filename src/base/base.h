@@ -107,6 +107,16 @@ void text_copy(char *target, size_t bytes, const char *text);
  * what a guest wrote can stand in a log or an answer.  Cut to fit. */
 void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes);
 
+/* How many bytes of UTF-8 one character has here, in a string; 0: it is none. */
+size_t text_character_bytes(const char *at);
+
+/* Where `text` was cut inside a character of UTF-8, its beginning goes too. */
+void text_end_whole(char *text);
+
+/* Copies `text` with bytes that are no UTF-8 as `\xNN`, as JSON can hold it.  Cut to fit, at
+ * a character's end. */
+void text_copy_utf8(char *target, size_t bytes, const char *text);
+
 /* Copies word number `index` (from 0) of `words`, which stand one space apart; false when
  * there are not so many, or it does not fit `bytes` with its NUL. */
 bool text_word(const char *words, unsigned index, char *ret_word, size_t bytes);

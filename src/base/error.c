@@ -5,6 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Cut to fit, at a character's end. */
+static void fill(struct vgpu_error *error, const char *format, va_list args)
+{
+    if (vsnprintf(error->message, sizeof(error->message), format, args) >=
+        (int)sizeof(error->message))
+        text_end_whole(error->message);
+}
+
 void error_fill(struct vgpu_error *error, int code, const char *format, ...)
 {
     va_list args;
@@ -13,7 +21,7 @@ void error_fill(struct vgpu_error *error, int code, const char *format, ...)
         return;
     error->code = code;
     va_start(args, format);
-    vsnprintf(error->message, sizeof(error->message), format, args);
+    fill(error, format, args);
     va_end(args);
 }
 
@@ -27,7 +35,7 @@ void error_fill_errno(struct vgpu_error *error, const char *format, ...)
         return;
     error->code = code;
     va_start(args, format);
-    vsnprintf(error->message, sizeof(error->message), format, args);
+    fill(error, format, args);
     va_end(args);
     used = strlen(error->message);
     snprintf(error->message + used, sizeof(error->message) - used, ": %s", strerror(code));

@@ -52,6 +52,55 @@ void text_escape(char *target, size_t bytes, const char *text, size_t text_bytes
     target[used] = '\0';
 }
 
+size_t text_character_bytes(const char *at)
+{
+    const unsigned char *bytes = (const unsigned char *)at;
+    size_t length = bytes[0] < 0x80                        ? 1
+                    : bytes[0] >= 0xc2 && bytes[0] < 0xe0  ? 2
+                    : bytes[0] >= 0xe0 && bytes[0] < 0xf0  ? 3
+                    : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
+                                                           : 0;
+
+    for (size_t i = 1; i < length; i++) {
+        if ((bytes[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    /* Too long a form, half of a pair, or beyond what there is. */
+    if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] >= 0xa0) ||
+        (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] >= 0x90))
+        return 0;
+    return length;
+}
+
+void text_end_whole(char *text)
+{
+    size_t length = strlen(text), at = length;
+
+    while (at > 0 && length - at < 3 && ((unsigned char)text[at - 1] & 0xc0) == 0x80)
+        at--;
+    if (at > 0 && (unsigned char)text[at - 1] >= 0xc2 && text_character_bytes(text + at - 1) == 0)
+        text[at - 1] = '\0';
+}
+
+void text_copy_utf8(char *target, size_t bytes, const char *text)
+{
+    size_t used = 0;
+
+    while (*text) {
+        size_t length = text_character_bytes(text);
+
+        if (used + (length ? length : 4) >= bytes)
+            break;
+        if (length)
+            memcpy(target + used, text, length);
+        else
+            snprintf(target + used, bytes - used, "\\x%02x", (unsigned char)*text);
+        used += length ? length : 4;
+        text += length ? length : 1;
+    }
+    target[used] = '\0';
+}
+
 bool text_word(const char *words, unsigned index, char *ret_word, size_t bytes)
 {
     for (;; index--) {

@@ -64,31 +64,10 @@ static void append(struct metrics_text *text, const char *words)
 
 /* --- labels --------------------------------------------------------------------------------- */
 
-/* How many bytes of UTF-8 one character has here; 0: it is none. */
-static size_t character_bytes(const char *at)
-{
-    const unsigned char *bytes = (const unsigned char *)at;
-    size_t length = bytes[0] < 0x80                        ? 1
-                    : bytes[0] >= 0xc2 && bytes[0] < 0xe0  ? 2
-                    : bytes[0] >= 0xe0 && bytes[0] < 0xf0  ? 3
-                    : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
-                                                           : 0;
-
-    for (size_t i = 1; i < length; i++) {
-        if ((bytes[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    /* Too long a form, half of a pair, or beyond what there is. */
-    if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] >= 0xa0) ||
-        (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] >= 0x90))
-        return 0;
-    return length;
-}
-
 /* One character as it stands in a label's value; returns how many bytes of `value` it had. */
 static size_t escape_one(const char *value, char *ret_text, size_t *ret_bytes)
 {
-    size_t length = character_bytes(value);
+    size_t length = text_character_bytes(value);
 
     *ret_bytes = 0;
     if (length == 0)

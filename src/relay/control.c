@@ -39,10 +39,11 @@ struct failure {
     char message[VGPU_ERROR_BYTES];
 };
 
+/* The words may be a worker domain's, and JSON has no half characters. */
 static json_t *fail(struct failure *failure, const char *code, const char *message)
 {
-    text_copy(failure->code, sizeof(failure->code), code);
-    text_copy(failure->message, sizeof(failure->message), message);
+    text_copy_utf8(failure->code, sizeof(failure->code), code);
+    text_copy_utf8(failure->message, sizeof(failure->message), message);
     return NULL;
 }
 

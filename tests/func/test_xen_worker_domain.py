@@ -513,6 +513,21 @@ def test_what_a_worker_domain_says_steers_no_terminal(world):
     assert all(c == "\n" or c.isprintable() for c in done.stderr), repr(done.stderr)
 
 
+@pytest.mark.parametrize("key", ["code", "message"])
+@pytest.mark.parametrize("shift", range(2))
+def test_what_a_worker_domain_says_is_cut_between_two_letters(world, key, shift):
+    w = world()
+    w.relay.start("in Dom0")
+    words = "x" * shift + "\u00e4" * 300
+    FakeWorker(w, lambda kind: "" if kind == "registry" else json.dumps(
+        {"code": "internal", "message": "no", key: words})).say_ready()
+    w.relay.wait_message("worker domain gpu1 is domain")
+    done = w.dom0.run("status")
+    said = json.loads(w.dom0.run("status", "--json").stderr)["error"]["message"]
+    assert done.returncode == 1 and said in done.stderr
+    assert words[:200] in said if key == "message" else said == "no"
+
+
 def test_what_a_worker_domain_says_of_the_registry_is_one_line_of_letters(world):
     w = world()
     w.relay.start("in Dom0")

@@ -114,7 +114,82 @@ static void error_cuts_what_is_too_long(void **state)
     assert_int_equal(strlen(error.message), VGPU_ERROR_BYTES - 1);
 }
 
+static void error_is_cut_at_a_characters_end(void **state)
+{
+    char huge[2 * VGPU_ERROR_BYTES + 1] = "x";
+    struct vgpu_error error;
+
+    (void)state;
+    for (size_t bytes = 1; bytes < 2 * VGPU_ERROR_BYTES; bytes += 3)
+        memcpy(huge + bytes, "\xe2\x82\xac", 4);
+    for (unsigned shift = 0; shift < 4; shift++) {
+        error_set(&error, EIO, "%s%s", &"xxx"[3 - shift], huge);
+        assert_int_equal((strlen(error.message) - shift) % 3, 1);
+        assert_true(strlen(error.message) > VGPU_ERROR_BYTES - 4);
+    }
+}
+
 /* --- accounts ---------------------------------------------------------------------------- */
+
+static const char *as_utf8(const char *text, size_t bytes)
+{
+    static char copy[32];
+
+    text_copy_utf8(copy, bytes, text);
+    return copy;
+}
+
+static void utf8_is_cut_at_a_characters_end(void **state)
+{
+    (void)state;
+    assert_string_equal(as_utf8("a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 32),
+                        "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80");
+    assert_string_equal(as_utf8("a\xc3\xa4\xe2\x82\xac", 7), "a\xc3\xa4\xe2\x82\xac");
+    assert_string_equal(as_utf8("a\xc3\xa4\xe2\x82\xac", 6), "a\xc3\xa4");
+    assert_string_equal(as_utf8("a\xc3\xa4", 3), "a");
+    assert_string_equal(as_utf8("\xc3\xa4", 1), "");
+}
+
+static void the_beginning_of_a_cut_character_goes(void **state)
+{
+    static const char *const cases[][2] = {{"a\xe2\x82\xac", "a\xe2\x82\xac"},
+                                           {"a\xe2\x82", "a"},
+                                           {"a\xe2", "a"},
+                                           {"\xf0\x9f\x98", ""},
+                                           {"a", "a"},
+                                           {"", ""},
+                                           {"\x82", "\x82"}}; /* the last was none before */
+
+    (void)state;
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(cases); i++) {
+        char text[16];
+
+        text_copy(text, sizeof(text), cases[i][0]);
+        text_end_whole(text);
+        assert_string_equal(text, cases[i][1]);
+    }
+}
+
+static void what_is_no_utf8_is_shown_escaped(void **state)
+{
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {{"a\xff", "a\\xff"},
+                 {"\xc3", "\\xc3"}, /* its rest is missing */
+                 {"\xc3"
+                  "a",
+                  "\\xc3"
+                  "a"},
+                 {"\xc0\xaf", "\\xc0\\xaf"},                   /* too long a form */
+                 {"\xed\xa0\x80", "\\xed\\xa0\\x80"},          /* half of a pair */
+                 {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"}, /* beyond what there is */
+                 {"\xa4\xc3\xa4", "\\xa4\xc3\xa4"}};
+
+    (void)state;
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(cases); i++)
+        assert_string_equal(as_utf8(cases[i].text, 32), cases[i].shown);
+    assert_string_equal(as_utf8("ab\xff", 6), "ab"); /* its escape does not fit */
+}
 
 static void owners_are_names_or_numbers(void **state)
 {
@@ -477,6 +552,10 @@ int main(void)
         cmocka_unit_test(error_keeps_code_and_message),
         cmocka_unit_test(error_from_errno_names_the_cause),
         cmocka_unit_test(error_cuts_what_is_too_long),
+        cmocka_unit_test(error_is_cut_at_a_characters_end),
+        cmocka_unit_test(utf8_is_cut_at_a_characters_end),
+        cmocka_unit_test(the_beginning_of_a_cut_character_goes),
+        cmocka_unit_test(what_is_no_utf8_is_shown_escaped),
         cmocka_unit_test(owners_are_names_or_numbers),
         cmocka_unit_test(an_owner_that_is_not_there_changes_nothing),
         cmocka_unit_test(numbers_are_decimal_whole_and_in_range),
