@@ -11,6 +11,8 @@
  * number makes a missing directory anew, and that one is removed in the end.  A
  * signal waits for the step's end and is a failure then.
  *
+ * Before the first of them xl is asked whether it takes the new definition.
+ *
  * After SIGKILL the journal (renumber_journal.c) tells the next call for this VM how
  * far it came.  Before the commit what was done is taken back first, and the call
  * begins anew; behind it the same command does the last two steps.
@@ -121,6 +123,27 @@ static int find_vm(struct renumber *renumber, struct vgpu_error *error)
     return 0;
 }
 
+/* The guest is not to be stopped for a definition that does not start again. */
+static int check_definition(struct renumber *renumber, struct vgpu_error *error)
+{
+    const struct toolstack_vm *machine = &renumber->machine;
+    struct store_vm after = renumber->before;
+    struct toolstack_device device;
+    struct vgpu_error inner;
+
+    if (renumber->finishing || !renumber_restarts(renumber))
+        return 0;
+    after.vm_id = renumber->vm_id;
+    publish_device(renumber->admin, &after, &machine->device, &device);
+    if (toolstack_check(renumber->toolstack, publish_handle(machine),
+                        machine->has_device ? &device : NULL, &inner) == 0)
+        return 0;
+    renumber->admin->failed_exit = ADMIN_FAILED;
+    return error_set(error, inner.code,
+                     "VM %u would not start again as VM %u, so nothing was done: %.400s",
+                     renumber->before.vm_id, renumber->vm_id, inner.message);
+}
+
 int renumber_prepare(struct renumber *renumber, struct vgpu_error *error)
 {
     struct admin *admin = renumber->admin;
@@ -136,7 +159,7 @@ int renumber_prepare(struct renumber *renumber, struct vgpu_error *error)
                          "VM %u is neither running nor off (starting, stopping or crashed): wait, "
                          "or put it in order with its toolstack first",
                          renumber->before.vm_id);
-    return 0;
+    return check_definition(renumber, error);
 }
 
 bool renumber_restarts(const struct renumber *renumber)

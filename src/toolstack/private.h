@@ -17,6 +17,8 @@ struct toolstack_ops {
                 struct vgpu_error *error);
     int (*publish)(void *data, const char *vm, const struct toolstack_device *device,
                    struct vgpu_error *error);
+    int (*check)(void *data, const char *vm, const struct toolstack_device *device,
+                 struct vgpu_error *error); /* NULL: it takes what it is given, or not */
 };
 
 struct toolstack {

@@ -274,6 +274,14 @@ int toolstack_publish(struct toolstack *toolstack, const char *uuid,
     return toolstack->ops->publish(toolstack->data, uuid, device, error);
 }
 
+int toolstack_check(struct toolstack *toolstack, const char *uuid,
+                    const struct toolstack_device *device, struct vgpu_error *error)
+{
+    if (device && device_check(device, error) < 0)
+        return -1;
+    return toolstack->ops->check ? toolstack->ops->check(toolstack->data, uuid, device, error) : 0;
+}
+
 int toolstack_read_domain_xml(const char *xml, struct toolstack_vm *ret_vm,
                               struct vgpu_error *error)
 {

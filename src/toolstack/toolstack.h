@@ -75,7 +75,7 @@ int toolstack_list(struct toolstack *toolstack, struct toolstack_vm **ret_vms, s
 int toolstack_find(struct toolstack *toolstack, const char *text, struct toolstack_vm *ret_vm,
                    struct vgpu_error *error);
 
-/* In these three `uuid` is the VM's name where it has no UUID of its own (xl). */
+/* In these four `uuid` is the VM's name where it has no UUID of its own (xl). */
 int toolstack_start(struct toolstack *toolstack, const char *uuid, struct vgpu_error *error);
 
 /* Asks the guest to shut down; after `timeout_ms` -1 with ETIMEDOUT, or with `force`
@@ -87,6 +87,11 @@ int toolstack_stop(struct toolstack *toolstack, const char *uuid, unsigned timeo
  * counts from its next start on.  With NULL it is taken out. */
 int toolstack_publish(struct toolstack *toolstack, const char *uuid,
                       const struct toolstack_device *device, struct vgpu_error *error);
+
+/* Whether the toolstack takes the definition that toolstack_publish() would write (NULL: the
+ * one that is there), as far as it can say before a start; nothing is changed. */
+int toolstack_check(struct toolstack *toolstack, const char *uuid,
+                    const struct toolstack_device *device, struct vgpu_error *error);
 
 /* The device in a libvirt domain's XML, for its hook, which may not ask libvirt.
  * ENOTSUP where this was built without libxml2. */

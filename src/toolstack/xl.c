@@ -26,6 +26,7 @@
 #define CONFIG_MAX_BYTES (1u << 20)
 #define CREATE_TIMEOUT_MS 300000u
 #define LOOK_AGAIN_MS 200u
+#define TEMPORARY_BYTES 600
 #define VMS_MAX 4096u
 
 struct xl_vm {
@@ -467,55 +468,131 @@ static int write_all(int fd, const char *path, const char *text, const struct st
     return 0;
 }
 
-/* Whole or not at all, with the old one's owner and mode. */
-static int replace_file(const char *path, const char *text, const struct stat *info,
-                        struct vgpu_error *error)
+/* A file beside the one at `path`, with its owner and mode. */
+static int write_beside(const char *path, const char *text, const struct stat *info,
+                        char temporary[TEMPORARY_BYTES], struct vgpu_error *error)
 {
-    char temporary[600];
     int fd, result;
 
-    snprintf(temporary, sizeof(temporary), "%s.vgpu-XXXXXX", path);
+    snprintf(temporary, TEMPORARY_BYTES, "%s.vgpu-XXXXXX", path);
     fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0)
         return error_set_errno(error, "making %s", temporary);
     result = write_all(fd, temporary, text, info, error);
     fd_close(&fd);
-    if (result == 0 && rename(temporary, path) < 0)
-        result = error_set_errno(error, "putting %s in its place", path);
     if (result < 0)
         unlink(temporary);
     return result;
 }
 
-static int xl_publish(void *opaque, const char *text, const struct toolstack_device *device,
-                      struct vgpu_error *error)
+/* Whole or not at all. */
+static int replace_file(const char *path, const char *text, const struct stat *info,
+                        struct vgpu_error *error)
+{
+    char temporary[TEMPORARY_BYTES];
+
+    if (write_beside(path, text, info, temporary, error) < 0)
+        return -1;
+    if (rename(temporary, path) == 0)
+        return 0;
+    error_set_errno(error, "putting %s in its place", path);
+    unlink(temporary);
+    return -1;
+}
+
+/* A domain's file, and what it is to say. */
+struct change {
+    struct xl_vm vm;
+    struct stat info;
+    char *before, *after;
+};
+
+static void free_change(struct change *change)
+{
+    free(change->before);
+    free(change->after);
+}
+
+static int make_change(struct xl_data *data, const char *text,
+                       const struct toolstack_device *device, struct change *change,
+                       struct vgpu_error *error)
 {
     struct toolstack_device registers;
     struct vgpu_error problem;
-    struct stat info;
-    struct xl_vm vm = {.domain = 0};
-    char *before, *after;
-    int result;
 
-    if (find(opaque, text, &vm, error) < 0)
+    *change = (struct change){.before = NULL};
+    if (find(data, text, &change->vm, error) < 0)
         return -1;
-    if (!*vm.file)
+    if (!*change->vm.file)
         return error_set(error, ENOTSUP, "'%.128s' has no configuration file to write into",
-                         vm.vm.name);
-    before = read_file(vm.file, &info, error);
-    if (!before)
+                         change->vm.vm.name);
+    change->before = read_file(change->vm.file, &change->info, error);
+    if (!change->before)
         return -1;
     if (device) {
         registers = *device;
         registers.window = false; /* no shared memory with QEMU under Xen */
     }
-    if (xl_config_write(before, device ? &registers : NULL, &after, &problem) < 0) {
-        free(before);
-        return error_set(error, problem.code, "%s: %.400s", vm.file, problem.message);
+    if (xl_config_write(change->before, device ? &registers : NULL, &change->after, &problem) < 0)
+        return error_set(error, problem.code, "%s: %.400s", change->vm.file, problem.message);
+    return 0;
+}
+
+static int xl_publish(void *opaque, const char *text, const struct toolstack_device *device,
+                      struct vgpu_error *error)
+{
+    struct change change;
+    int result = make_change(opaque, text, device, &change, error);
+
+    if (result == 0 && strcmp(change.before, change.after) != 0)
+        result = replace_file(change.vm.file, change.after, &change.info, error);
+    free_change(&change);
+    return result;
+}
+
+/* --- check ------------------------------------------------------------------------------------ */
+
+/* xl reads the file as for a start, and makes no domain. */
+static int dry_run(struct xl_data *data, char *file, struct vgpu_error *error)
+{
+    char *const argv[] = {data->xl, (char *)"create", (char *)"-n", file, NULL};
+    struct program_result result;
+
+    if (program_check(argv, COMMAND_TIMEOUT_MS, &result, error) < 0)
+        return -1;
+    program_clear(&result);
+    return 0;
+}
+
+static int check_file(struct xl_data *data, const char *text, struct vgpu_error *error)
+{
+    struct xl_vm vm = {.domain = 0};
+
+    if (find(data, text, &vm, error) < 0)
+        return -1;
+    if (!*vm.file)
+        return error_set(error, ENOENT, "'%.128s' has no configuration file in %s", vm.vm.name,
+                         data->directory);
+    return dry_run(data, vm.file, error);
+}
+
+static int xl_check(void *opaque, const char *text, const struct toolstack_device *device,
+                    struct vgpu_error *error)
+{
+    char temporary[TEMPORARY_BYTES];
+    struct change change;
+    int result;
+
+    if (!device)
+        return check_file(opaque, text, error);
+    result = make_change(opaque, text, device, &change, error);
+    if (result == 0)
+        result = write_beside(change.vm.file, change.after, &change.info, temporary, error);
+    if (result == 0) {
+        result = dry_run(opaque, temporary, error);
+        unlink(temporary);
     }
-    result = strcmp(before, after) ? replace_file(vm.file, after, &info, error) : 0;
-    free(before);
-    free(after);
+    free_change(&change);
     return result;
 }
 
@@ -527,4 +604,5 @@ const struct toolstack_ops toolstack_xl = {
     .start = xl_start,
     .stop = xl_stop,
     .publish = xl_publish,
+    .check = xl_check,
 };

@@ -145,7 +145,8 @@ def script(path, text):
 class FakeXl:
     """A host with xl: it keeps which domains run, notes each call, and fails on demand.
 
-    It knows domain `web1`.  fail("create") lets the next call of a kind fail.
+    It knows domain `web1`.  fail("create") lets the next call of a kind fail; "dry-run" is
+    `create -n`.
     """
 
     def __init__(self, host, running=True, device=True):
@@ -163,18 +164,22 @@ class FakeXl:
         self.config.write_text(f'name = "web1"\nuuid = "{UUID}"\n' + (arguments if device else ""))
         script(self.directory / "xl", f"""\
             here={self.directory}
+            what=$1
+            test "$1 $2" != "create -n" || what=dry-run
             echo "$*" >>$here/log
-            if test -s $here/fail-$1; then
-                read after times <$here/fail-$1
+            if test -s $here/fail-$what; then
+                read after times <$here/fail-$what
                 if test $after -gt 0; then
-                    echo $((after - 1)) $times >$here/fail-$1
+                    echo $((after - 1)) $times >$here/fail-$what
                 else
-                    test $times -gt 1 && echo 0 $((times - 1)) >$here/fail-$1 || rm $here/fail-$1
-                    echo "xl: $1 does not work today" >&2
+                    test $times -gt 1 && echo 0 $((times - 1)) >$here/fail-$what ||
+                        rm $here/fail-$what
+                    echo "xl: $what does not work today" >&2
                     exit 1
                 fi
             fi
-            case $1 in
+            case $what in
+            dry-run) cat "$3" >$here/asked ;;
             vm-list)
                 echo "UUID                                  ID    name"
                 echo "00000000-0000-0000-0000-000000000000  0    Domain-0                      "
@@ -200,7 +205,7 @@ class FakeXl:
     def calls(self):
         """What changed something."""
         return [line for line in self.log.read_text().splitlines()
-                if line.split()[0] not in ("vm-list", "list")]
+                if line.split()[0] not in ("vm-list", "list") and not line.startswith("create -n ")]
 
     def device(self):
         return re.search(r'"(vgpu-stub,[^"]*)"', self.config.read_text())[1]

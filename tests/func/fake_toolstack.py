@@ -209,6 +209,10 @@ def main_xl(directory):
         call.state["created_with"] = text
         call.save()
         call.answer("create", **found)
+    if found := call.match("dry-run"):
+        call.state["asked_with"] = read(found["file"])
+        call.save()
+        call.answer("dry-run", **found)
     for name in ["shutdown", "destroy"]:
         if found := call.match(name):
             _xl_end(call, name, int(found["domain"]))

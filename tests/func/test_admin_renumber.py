@@ -147,7 +147,7 @@ def during(xl, command, lines):
     """`lines` of shell run before xl does this."""
     (xl.directory / "xl").rename(xl.directory / "xl-itself")
     script(xl.directory / "xl", f"""\
-        if test $1 = {command}; then
+        if test $1 = {command} -a "$2" != -n; then
             {lines}
         fi
         exec {xl.directory}/xl-itself "$@"
@@ -214,7 +214,7 @@ def test_with_force_it_is_powered_off(host, xl):
 
 def test_a_definition_that_cannot_be_written_undoes_all(host, xl):
     before = everything(host, xl)
-    xl.fail("vm-list", after=3)  # looked at before, by stop twice, and by publish
+    xl.fail("vm-list", after=4)  # looked at before twice, by stop twice, and by publish
     message = failed(host)
     assert message.startswith("its definition failed:") and message.endswith("All is as it was")
     assert everything(host, xl) == before
@@ -280,6 +280,42 @@ def test_a_database_that_another_holds_undoes_all(host, xl):
     assert message.startswith("the database failed:") and message.endswith("All is as it was")
     assert everything(host, xl) == before
     assert xl.calls() == ["shutdown -w -F 3", f"create {xl.config}"]
+
+
+# --- what xl would not start again -----------------------------------------------------------
+
+
+def test_xl_is_asked_about_the_new_definition_before_the_guest_is_stopped(host, xl):
+    host.good("set-vm-id", "7", "9", "--yes")
+    assert "vm_id=9" in (xl.directory / "asked").read_text()
+    [asked] = [line for line in xl.log.read_text().splitlines() if line.startswith("create -n ")]
+    assert xl.log.read_text().index("create -n") < xl.log.read_text().index("shutdown")
+    assert asked.startswith(f"create -n {xl.config}.vgpu-")
+    assert [path.name for path in xl.configs.iterdir()] == ["web1.cfg"]
+
+
+def test_a_guest_whose_new_definition_xl_refuses_is_not_stopped(host, xl):
+    before = everything(host, xl)
+    xl.fail("dry-run", times=4)
+    for words in (["--yes"], []):  # nobody is asked about what cannot be
+        message = host.bad(FAILED, "set-vm-id", "7", "9", *words)
+        assert message.startswith("VM 7 would not start again as VM 9, so nothing was done: ")
+        assert "dry-run does not work today" in message
+    assert everything(host, xl) == before and xl.calls() == []
+    assert [path.name for path in xl.configs.iterdir()] == ["web1.cfg"]
+
+
+def test_a_guest_that_has_no_file_is_not_stopped(host, xl):
+    xl.config.unlink()
+    message = host.bad(FAILED, "set-vm-id", "7", "9", "--yes")
+    assert f"has no configuration file in {xl.configs}" in message
+    assert xl.running.exists() and xl.calls() == []
+
+
+def test_xl_is_not_asked_about_a_guest_that_is_off(host, xl):
+    xl.running.unlink()
+    xl.fail("dry-run")
+    host.good("set-vm-id", "7", "9", "--yes")
 
 
 # --- killed ------------------------------------------------------------------------------------

@@ -160,6 +160,24 @@ def test_start_creates_from_the_file(good, configs, xl):
     assert "vm_id=9,pool_id=A,priority=low" in xl.load()["created_with"]
 
 
+def test_a_check_asks_xl_about_the_new_file_and_leaves_the_old_one(good, configs, xl):
+    before = {path.name: path.read_text() for path in configs.iterdir()}
+    good("check", "linux", 9, "A", 0)
+    name, dry, file = xl.calls()[-1]
+    assert (name, dry) == ("create", "-n") and file.startswith(f"{configs}/linux.cfg.vgpu-")
+    assert xl.load()["asked_with"] == before["linux.cfg"].replace(
+        "vm_id=7,pool_id=B,priority=high", "vm_id=9,pool_id=A,priority=low")
+    good("check", "linux")
+    assert xl.calls()[-1] == ["create", "-n", str(configs / "linux.cfg")]
+    assert {path.name: path.read_text() for path in configs.iterdir()} == before
+
+
+def test_a_check_of_a_file_that_xl_refuses_has_its_words_and_leaves_nothing(bad, configs, xl):
+    xl.change(fail_at=[3])
+    assert "was told to fail at call 3" in bad("EIO", "check", "linux", 9, "A", 0)
+    assert sorted(path.name for path in configs.iterdir()) == ["linux.cfg", "win.cfg", "xl.conf"]
+
+
 def test_a_domain_that_runs_cannot_be_started(bad):
     assert "'linux' runs already, as domain 3" in bad("EBUSY", "start", "linux")
 

@@ -9,6 +9,7 @@
  *   toolstack_probe ... stop VM MILLISECONDS [force]
  *   toolstack_probe ... publish VM ID POOL PRIORITY [WINDOW_MIB SLOTS SOCKET]
  *   toolstack_probe ... unpublish VM
+ *   toolstack_probe ... check VM [ID POOL PRIORITY]
  *
  * Prints JSON.  A failure is {"error": MESSAGE, "code": NAME} and exit status 1.
  */
@@ -76,13 +77,28 @@ static int find(struct toolstack *toolstack, const char *text, struct vgpu_error
     return toolstack_find(toolstack, text, &vm, error) < 0 ? -1 : print(vm_object(&vm));
 }
 
-static int publish(struct toolstack *toolstack, int argc, char **argv, struct vgpu_error *error)
+static struct toolstack_device read_device(char **argv)
 {
-    struct toolstack_device device = {
+    return (struct toolstack_device){
         .vm_id = (uint32_t)strtoul(argv[2], NULL, 10),
         .pool = argv[3][0],
         .priority = (uint8_t)atoi(argv[4]),
     };
+}
+
+static int check(struct toolstack *toolstack, int argc, char **argv, struct vgpu_error *error)
+{
+    struct toolstack_device device;
+
+    if (argc < 5)
+        return toolstack_check(toolstack, argv[1], NULL, error);
+    device = read_device(argv);
+    return toolstack_check(toolstack, argv[1], &device, error);
+}
+
+static int publish(struct toolstack *toolstack, int argc, char **argv, struct vgpu_error *error)
+{
+    struct toolstack_device device = read_device(argv);
 
     if (argc > 7) {
         device.window = true;
@@ -111,6 +127,8 @@ static int run(struct toolstack *toolstack, int argc, char **argv, struct vgpu_e
         return toolstack_publish(toolstack, argv[1], NULL, error);
     if (!strcmp(command, "publish") && argc >= 5)
         return publish(toolstack, argc, argv, error);
+    if (!strcmp(command, "check") && (argc == 2 || argc == 5))
+        return check(toolstack, argc, argv, error);
     return error_set(error, 22, "toolstack_probe: no such command");
 }
 

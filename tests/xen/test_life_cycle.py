@@ -218,17 +218,31 @@ def test_a_start_that_xl_refuses_changes_nothing_and_gives_its_reason(dom0, good
 
 
 @pytest.mark.full
-def test_a_file_that_xl_refuses_takes_the_new_number_back(dom0, good, host, started, vms, scan):
+def test_a_file_that_xl_refuses_is_told_before_the_guest_is_stopped(dom0, host, started, vms):
     guest = started()
-    file = f"{CONFIGS}/{guest.name}.cfg"
-    dom0.check(f"sed -i 's/^memory=128$/memory=abc/' {file}")
+    was = guest.id
+    dom0.check(f"sed -i 's/^memory=128$/memory=abc/' {CONFIGS}/{guest.name}.cfg")
     status, said = host.admin(f"set-vm-id {guest.name} {NEW_VM_ID} --yes")
-    assert status == 1 and "starting it failed" in said, said
+    assert status == 1 and f"VM {VM_ID} would not start again as VM {NEW_VM_ID}" in said, said
     assert "config parsing error near `abc'" in said
     assert vms()[guest.name]["vm_id"] == VM_ID
     assert device(host, guest) == f"vm_id={VM_ID},pool_id=B,priority=high"
+    assert identity(guest) == (VM_ID, "B", 2) and guest.id == was
+    assert dom0.check(f"ls {CONFIGS} | grep -c {guest.name}").split() == ["1"]
+
+
+@pytest.mark.full
+def test_a_start_that_xl_refuses_takes_the_new_number_back(dom0, good, host, started, vms, scan):
+    guest = started()
+    file = f"{CONFIGS}/{guest.name}.cfg"
+    dom0.check(f"sed -i 's:/guest/vmlinux:/guest/none:' {file}")
+    status, said = host.admin(f"set-vm-id {guest.name} {NEW_VM_ID} --yes")
+    assert status == 1 and "starting it failed" in said, said
+    assert "failed to open file '/guest/none'" in said
+    assert vms()[guest.name]["vm_id"] == VM_ID
+    assert device(host, guest) == f"vm_id={VM_ID},pool_id=B,priority=high"
     assert scan()[guest.name]["state"] == "off"
-    dom0.check(f"sed -i 's/^memory=abc$/memory=128/' {file}")
+    dom0.check(f"sed -i 's:/guest/none:/guest/vmlinux:' {file}")
     start(host, good, guest)
     assert identity(guest) == (VM_ID, "B", 2)
 
