@@ -177,6 +177,18 @@ static int refused(struct xen *xen, struct vgpu_problem *problem)
     return problem_set(problem, (int)code, "the Xen host refused: %s", error);
 }
 
+/* It said nothing of this session; of all of them it may. */
+static int unanswered(struct xen *xen, struct vgpu_problem *problem)
+{
+    char error[300];
+
+    if (xenbus_read(&xen->bus, VGPU_XEN_BACKEND "/" VGPU_XEN_ERROR, error, sizeof(error)) == 0)
+        return problem_set(problem, VGPU_PROBLEM_BUSY, "the Xen host lets the session wait: %s",
+                           error);
+    return problem_set(problem, VGPU_PROBLEM_TIMEOUT,
+                       "vgpu-xen on the Xen host said nothing in time: look at its log");
+}
+
 /* Until the host says something of this session, or `end_ns`.  False: the time is over. */
 static bool await_state(struct xen *xen, int64_t end_ns, char *ret_state, size_t bytes)
 {
@@ -222,8 +234,7 @@ int xen_host_connect(struct vgpu_session *session, struct xen *xen, struct vgpu_
                            "" VGPU_XEN_FRONTEND,
                            problem);
     if (!await_state(xen, session->deadline_ns, state, sizeof(state)))
-        return problem_set(problem, VGPU_PROBLEM_TIMEOUT,
-                           "vgpu-xen on the Xen host said nothing in time: look at its log");
+        return unanswered(xen, problem);
     if (strcmp(state, VGPU_XEN_CONNECTED) != 0)
         return refused(xen, problem);
     xen->is_connected = true;

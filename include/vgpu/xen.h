@@ -31,8 +31,8 @@
 #define VGPU_XEN_DOMAIN "domain"    /* backend/domain: decimal */
 #define VGPU_XEN_PROTOCOL "version" /* backend/version, frontend/<name>/version */
 #define VGPU_XEN_STATE "state"
-#define VGPU_XEN_ERROR "error"
-#define VGPU_XEN_CODE "code" /* beside error: VGPU_PROBLEM_* of vgpu/vgpu.h, decimal */
+#define VGPU_XEN_ERROR "error" /* backend/error: why sessions wait that nothing is said of */
+#define VGPU_XEN_CODE "code"   /* beside error: VGPU_PROBLEM_* of vgpu/vgpu.h, decimal */
 #define VGPU_XEN_VM_ID "vm-id"
 #define VGPU_XEN_POOL "pool"
 #define VGPU_XEN_PRIORITY "priority"

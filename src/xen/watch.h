@@ -41,7 +41,8 @@ struct watch_domain {
     bool is_watched; /* its sessions are: it is a VM of ours, or was */
     bool is_offered; /* it is a VM of ours, and has been told so */
     bool is_cleared; /* an offer of an earlier vgpu-xen was looked for */
-    bool is_full;    /* and that has been told */
+    bool is_full;    /* a session waits for the end of another */
+    bool says_full;  /* to the guest, as far as we know */
     bool has_news;   /* it is to be looked at */
     bool has_complained;
     uint32_t vm_id;

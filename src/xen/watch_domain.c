@@ -190,13 +190,16 @@ static int make_places(struct watch *watch, const struct watch_domain *domain)
     return make_backend(watch, domain);
 }
 
-/* Says where to grant pages to; what an earlier vgpu-xen said of sessions stays for those. */
+/* Says where to grant pages to; what an earlier vgpu-xen said of single sessions stays for
+ * those. */
 static int offer(struct watch *watch, struct watch_domain *domain)
 {
     char path[XENBUS_PATH_BYTES], number[16];
 
     if (make_places(watch, domain) < 0)
         return -1;
+    watch_remove(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_ERROR);
+    domain->says_full = false;
     watch_node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL, path);
     if (xenbus_write(&watch->bus, path, VGPU_XEN_VERSION) < 0)
         return -1;
@@ -243,6 +246,7 @@ static void remove_offer(struct watch *watch, struct watch_domain *domain)
         return; /* or it is another domain's, which serves this VM now */
     watch_remove(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN);
     watch_remove(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_PROTOCOL);
+    watch_remove(watch, domain, VGPU_XEN_BACKEND "/" VGPU_XEN_ERROR);
 }
 
 /* It is no VM of ours, or no more: the mediator ends its sessions.  What an earlier

@@ -261,6 +261,24 @@ static void look_at_name(struct watch *watch, struct watch_domain *domain, const
     }
 }
 
+/* To those that wait, one node for all of them: a guest decides how many they are. */
+static void tell_full(struct watch *watch, struct watch_domain *domain)
+{
+    char path[XENBUS_PATH_BYTES], why[128];
+
+    if (domain->is_full == domain->says_full || !domain_is_offer_there(watch, domain))
+        return;
+    watch_node(domain, VGPU_XEN_BACKEND "/" VGPU_XEN_ERROR, path);
+    snprintf(why, sizeof(why),
+             "this VM has %u sessions, those of dead programs too: the next begins when one ends",
+             XEN_SESSIONS_MAX);
+    if (domain->is_full)
+        xenbus_write(&watch->bus, path, why);
+    else
+        xenbus_remove(&watch->bus, path);
+    domain->says_full = domain->is_full;
+}
+
 /* The list is bounded by what a message holds: a longer one is none, to the guest's own
  * harm. */
 static void look_for_sessions(struct watch *watch, struct watch_domain *domain)
@@ -280,6 +298,7 @@ static void look_for_sessions(struct watch *watch, struct watch_domain *domain)
                             domain->id, domain->vm_id, XEN_SESSIONS_MAX);
         }
     }
+    tell_full(watch, domain);
 }
 
 void session_look(struct watch *watch, struct watch_domain *domain)

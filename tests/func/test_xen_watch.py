@@ -205,6 +205,29 @@ def test_sessions_are_no_more_than_the_limit_and_the_next_waits(host):
     domain.wait_told(names[SESSIONS_MAX], "refused")
 
 
+def test_sessions_that_wait_are_told_why_in_one_node(host):
+    h = host()
+    domain = h.start_domain(5, UUIDS[1]).wait_offer()
+    why = domain.below("backend", "", "error")
+    names = [domain.ask() for _ in range(SESSIONS_MAX + 20)]
+    wait_until(lambda: h.store.read(why) is not None, "the reason why they wait")
+    assert h.store.read(why).startswith(f"this VM has {SESSIONS_MAX} sessions, ")
+    assert h.store.permissions(why) == ["n0", "r5"]
+    for name in names[:20]:
+        assert h.store.read(why) is not None
+        domain.wait_told(name, "refused")
+        domain.take_back(name)
+    wait_until(lambda: h.store.read(why) is None, "that nobody waits any more")
+
+
+def test_a_reason_to_wait_that_an_earlier_one_left_goes(host):
+    h = host(start=False)
+    domain, _ = leave(h, 5)
+    h.store.write(domain.below("backend", "", "error"), "this VM has 32 sessions")
+    h.start()
+    wait_until(lambda: h.store.read(domain.below("backend", "", "error")) is None, "its end")
+
+
 def test_one_domains_sessions_do_not_count_for_another(host):
     h = host([1, 2])
     first = h.start_domain(5, UUIDS[1]).wait_offer()

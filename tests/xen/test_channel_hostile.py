@@ -197,6 +197,17 @@ def test_a_thousand_sessions_are_bounded_and_memory_stays_flat(host, mad, victim
     assert host.free_kib() >= free_kib - FREE_LESS_KIB
 
 
+@pytest.mark.full
+def test_a_session_that_waits_for_others_is_told_so_in_the_end(mad):
+    """Names that nobody takes back count for half a minute, and then others do."""
+    mad.check("xenstore-write " + " ".join(
+        f"{FRONTEND}/{number:016x}/state initialising" for number in range(3 * SESSIONS_MOST)))
+    status, said = mad.run("vgpu-client --channel window --timeout 1 3 4", 600)
+    assert status == 3 and f"lets the session wait: this VM has {SESSIONS_MOST} sessions" in said
+    mad.check(f"xenstore-rm {FRONTEND}")
+    assert "3 + 4 = 7" in mad.check("vgpu-client --channel window 3 4")
+
+
 def do_all_harm(host, guest, seed):
     for words in HARM:
         guest.check(f"intruder {words.format(seed=seed)}", 180)
