@@ -272,6 +272,25 @@ void log_event(const char *tag, const struct log_field *fields, size_t field_cou
 #define log_info(...) log_message(LOG_LEVEL_INFO, __VA_ARGS__)
 #define log_debug(...) log_message(LOG_LEVEL_DEBUG, __VA_ARGS__)
 
+/* --- services (service.c) --------------------------------------------------- */
+
+/* Where a program's log goes, by its options. */
+struct service_log {
+    const char *path; /* NULL: standard error */
+    enum log_format format;
+    enum log_level level;
+};
+
+/* --log, --log-format and --log-level, as a child of a program's own parser: its input is a
+ * struct service_log, which it sets to what counts without options first. */
+struct argp;
+extern const struct argp service_log_argp;
+
+/* Opens the log and runs: the process's exit status, why it failed being told. */
+typedef int service_function(const void *options, struct vgpu_error *error);
+int service_run(const char *name, const struct service_log *log, service_function *run,
+                const void *options);
+
 /* --- fault points (fault.c) ------------------------------------------------ */
 
 /*

@@ -19,7 +19,7 @@ const char *argp_program_version = "vgpu-relay " VGPU_PACKAGE_VERSION;
 #define DEFAULT_DOMAINS "/etc/vgpu/domains.conf"
 #define EXIT_USAGE 2
 
-enum option_key { OPTION_LOG_FORMAT = 256, OPTION_LOG_LEVEL, OPTION_WORKER, OPTION_XENBUS };
+enum option_key { OPTION_WORKER = 256, OPTION_XENBUS };
 
 static const struct argp_option option_table[] = {
     {"config", 'c', "FILE", 0, "The mediator's configuration (default " DEFAULT_CONFIG ")", 1},
@@ -27,10 +27,6 @@ static const struct argp_option option_table[] = {
      "In Dom0: which domain serves which pool (default " DEFAULT_DOMAINS ")", 1},
     {"worker", OPTION_WORKER, NULL, 0,
      "In Dom0: be the side of a worker domain, for the pools that Dom0 serves itself", 1},
-    {"log", 'l', "FILE", 0, "Append the log to FILE (default: standard error)", 2},
-    {"log-format", OPTION_LOG_FORMAT, "FORMAT", 0, "'text' (default) or 'json', one object a line",
-     2},
-    {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "'error', 'warning', 'info' (default), 'debug'", 2},
     {"xenbus", OPTION_XENBUS, "PATH", 0,
      "XenStore's device, or xenstored's socket (default " XENBUS_DEVICE ")", 3},
     {0},
@@ -38,9 +34,7 @@ static const struct argp_option option_table[] = {
 
 struct arguments {
     struct relay_options relay;
-    const char *log;
-    enum log_format format;
-    enum log_level level;
+    struct service_log log;
 };
 
 /* --- both sides ------------------------------------------------------------------------------ */
@@ -169,8 +163,9 @@ static int open_all(struct relay *relay, const struct relay_options *options,
     return config_complete(&relay->config, error);
 }
 
-static int relay_run(const struct relay_options *options, struct vgpu_error *error)
+static int serve(const void *own_options, struct vgpu_error *error)
 {
+    const struct relay_options *options = own_options;
     struct relay relay = {.signal_fd = -1, .late = {-1, -1}};
     int result = -1;
 
@@ -186,44 +181,19 @@ static int relay_run(const struct relay_options *options, struct vgpu_error *err
 
 /* --- options --------------------------------------------------------------------------- */
 
-static enum log_level parse_level(struct argp_state *state, const char *value)
-{
-    static const char *const names[] = {"error", "warning", "info", "debug"};
-
-    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(names); i++) {
-        if (strcmp(value, names[i]) == 0)
-            return (enum log_level)i;
-    }
-    argp_error(state, "--log-level %s: expected error, warning, info or debug", value);
-    return LOG_LEVEL_INFO;
-}
-
-static enum log_format parse_format(struct argp_state *state, const char *value)
-{
-    if (strcmp(value, "text") != 0 && strcmp(value, "json") != 0)
-        argp_error(state, "--log-format %s: expected text or json", value);
-    return strcmp(value, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT;
-}
-
 static error_t parse_option(int key, char *value, struct argp_state *state)
 {
     struct arguments *arguments = state->input;
 
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &arguments->log;
+        return 0;
     case 'c':
         arguments->relay.config_path = value;
         return 0;
     case 'd':
         arguments->relay.domains_path = value;
-        return 0;
-    case 'l':
-        arguments->log = value;
-        return 0;
-    case OPTION_LOG_FORMAT:
-        arguments->format = parse_format(state, value);
-        return 0;
-    case OPTION_LOG_LEVEL:
-        arguments->level = parse_level(state, value);
         return 0;
     case OPTION_WORKER:
         arguments->relay.is_worker = true;
@@ -239,9 +209,12 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     }
 }
 
+static const struct argp_child children[] = {{&service_log_argp, 0, NULL, 0}, {0}};
+
 static const struct argp argp = {
     .options = option_table,
     .parser = parse_option,
+    .children = children,
     .doc = "Keeps Dom0 and a worker domain, which has the GPU and the mediator, in agreement: "
            "which domain is which VM, the registry, and the mediator's control socket.  It runs in "
            "both.\v"
@@ -254,21 +227,9 @@ int main(int argc, char **argv)
         .relay = {.config_path = DEFAULT_CONFIG,
                   .domains_path = DEFAULT_DOMAINS,
                   .xenbus_path = XENBUS_DEVICE},
-        .level = LOG_LEVEL_INFO,
     };
-    struct vgpu_error error;
-    int result;
 
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
-    if (log_open(arguments.log, arguments.format, arguments.level, &error) < 0) {
-        fprintf(stderr, "vgpu-relay: %s\n", error.message);
-        return EXIT_FAILURE;
-    }
-    signal(SIGPIPE, SIG_IGN); /* a XenStore that goes is an error like others */
-    result = relay_run(&arguments.relay, &error);
-    if (result < 0)
-        log_error("%s", error.message);
-    log_close();
-    return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return service_run("vgpu-relay", &arguments.log, serve, &arguments.relay);
 }
