@@ -37,6 +37,17 @@ def needs(program):
     return pytest.mark.skipif(not shutil.which(program), reason=f"there is no {program} here")
 
 
+def judges_system_calls(test):
+    """What a test needs that kills a program for any other system call."""
+    for mark in [needs_root, needs("systemd-analyze"),
+                 pytest.mark.skipif(os.uname().machine != "x86_64",
+                                    reason="knows the numbers of x86-64 only"),
+                 pytest.mark.skipif(is_sanitized(), reason="sanitizers make system calls that the "
+                                    "program does not")]:
+        test = mark(test)
+    return test
+
+
 def unit_values(key, unit=UNIT):
     return re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
 
@@ -45,6 +56,12 @@ def kept_capabilities(unit=UNIT):
     """As setpriv(1) names them."""
     words = unit_values("CapabilityBoundingSet", unit)[0].split()
     return [word[len("CAP_"):].lower() for word in words]
+
+
+def bounded_by(kept):
+    """Words before a program, which has no more capabilities then."""
+    return ["setpriv", "--no-new-privs", "--inh-caps=-all",
+            "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)]
 
 
 def allowed_calls(unit=UNIT):
@@ -117,9 +134,7 @@ def test_the_units_capabilities_are_enough(tmp_path):
     kept = kept_capabilities()
     assert len(kept) == 6
     tmp_path.chmod(0o755)
-    serve_one_request(tmp_path, [
-        "setpriv", "--no-new-privs", "--inh-caps=-all",
-        "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)])
+    serve_one_request(tmp_path, bounded_by(kept))
     for name in ["", "request.txt", "response.txt"]:
         info = (tmp_path / "share/vm7" / name).stat()
         assert (info.st_uid, info.st_gid) == (OWNER, OWNER), name
@@ -173,12 +188,8 @@ def kill_on_others(names):
     return confine
 
 
-@needs_root
-@needs("systemd-analyze")
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
+@judges_system_calls
 def test_the_units_system_calls_are_enough(tmp_path):
-    if is_sanitized():
-        pytest.skip("sanitizers make system calls that the program does not")
     serve_one_request(tmp_path, [], preexec_fn=kill_on_others(allowed_calls()))
 
 
@@ -204,17 +215,11 @@ def serve_one_session(mediator, directory, **options):
 def test_the_xen_units_capabilities_are_enough(mediator, tmp_path):
     kept = kept_capabilities(XEN_UNIT)
     assert kept == ["setuid", "setgid", "kill"]
-    serve_one_session(mediator, tmp_path, prefix=[
-        "setpriv", "--no-new-privs", "--inh-caps=-all",
-        "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)])
+    serve_one_session(mediator, tmp_path, prefix=bounded_by(kept))
 
 
-@needs_root
-@needs("systemd-analyze")
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
+@judges_system_calls
 def test_the_xen_units_system_calls_are_enough(mediator, tmp_path):
-    if is_sanitized():
-        pytest.skip("sanitizers make system calls that the program does not")
     serve_one_session(mediator, tmp_path, preexec_fn=kill_on_others(allowed_calls(XEN_UNIT)))
 
 
@@ -223,10 +228,7 @@ def agree(mediator, directory, argv=(), **options):
     with contextlib.ExitStack() as stack:
         world = World(directory, mediator, stack)
         world.on_start = lambda program: confine(program, argv, options)
-        world.register(7)
-        world.start_all()
-        world.guest(5, 7)
-        world.wait_served(5)
+        world.start_served()
         assert world.dom0.json("status")["vms"][0]["vm_id"] == 7
         world.dom0.good("set-priority", "vm7", "high")
         world.relay.stop()
@@ -243,16 +245,11 @@ def confine(program, argv, options):
 def test_the_relay_units_capabilities_are_enough(mediator, place):
     kept = kept_capabilities(RELAY_UNIT)
     assert kept == ["chown", "dac_override"]
-    agree(mediator, place, ["setpriv", "--no-new-privs", "--inh-caps=-all",
-                            "--bounding-set=-all," + ",".join(f"+{name}" for name in kept)])
+    agree(mediator, place, bounded_by(kept))
 
 
-@needs_root
-@needs("systemd-analyze")
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the numbers of x86-64 only")
+@judges_system_calls
 def test_the_relay_units_system_calls_are_enough(mediator, place):
-    if is_sanitized():
-        pytest.skip("sanitizers make system calls that the program does not")
     agree(mediator, place, preexec_fn=kill_on_others(allowed_calls(RELAY_UNIT)))
 
 

@@ -100,11 +100,7 @@ def test_who_a_guest_is_comes_from_dom0_alone(world):
 
 
 def test_a_session_is_answered_by_the_worker_domain(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.ask_session(5)
     wait_until(lambda: w.told(5) == "refused", w.worker_xen.text)
     assert "/dev/xen/" in w.told(5, "error")  # which are not here
@@ -112,11 +108,7 @@ def test_a_session_is_answered_by_the_worker_domain(world):
 
 
 def test_the_worker_domain_clears_away_what_a_session_left(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.ask_session(5)
     wait_until(lambda: w.told(5) == "refused", w.worker_xen.text)
     w.store.write(f"/local/domain/5/data/vgpu/frontend/{NAME}/state", "closing", domain=5)
@@ -126,22 +118,14 @@ def test_the_worker_domain_clears_away_what_a_session_left(world):
 
 
 def test_a_guest_that_ends_is_forgotten(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.end_domain(5)
     wait_until(lambda: w.served_as(5) is None, w.relay.text)
     w.worker_xen.wait_message("domain 5 (vm 7) is gone")
 
 
 def test_a_vm_that_is_removed_is_served_no_more(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.ask_session(5)
     w.dom0.good("remove-vm", "vm7", "--yes")
     wait_until(lambda: w.served_as(5) is None and w.told(5) == "closed", w.relay.text)
@@ -149,11 +133,7 @@ def test_a_vm_that_is_removed_is_served_no_more(world):
 
 
 def test_when_the_worker_domain_is_destroyed_its_guests_are_told(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.ask_session(5)
     wait_until(lambda: w.told(5) == "refused", w.worker_xen.text)
     for one in (w.worker, w.worker_xen):
@@ -166,11 +146,7 @@ def test_when_the_worker_domain_is_destroyed_its_guests_are_told(world):
 
 
 def test_a_worker_domain_that_comes_back_serves_again(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     for one in (w.worker, w.worker_xen):
         one.kill()
     w.mediator.stop()
@@ -196,11 +172,7 @@ def test_a_guest_is_offered_nothing_before_the_mediator_serves_its_vm(world):
 
 
 def test_a_registry_that_cannot_be_read_for_a_while_changes_nothing(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     database, away = w.dom0.database, w.dom0.database.with_suffix(".away")
     database.rename(away)
     w.guest(6, 8)
@@ -213,11 +185,7 @@ def test_a_registry_that_cannot_be_read_for_a_while_changes_nothing(world):
 
 
 def test_a_vm_that_gets_another_number_is_served_as_that(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.dom0.good("set-vm-id", "vm7", 70, "--yes")
     wait_until(lambda: w.served_as(5) == "70", w.relay.text)
     w.worker_xen.wait_message("domain 5 is vm 70: the channel is offered")
@@ -226,11 +194,7 @@ def test_a_vm_that_gets_another_number_is_served_as_that(world):
 
 
 def test_the_worker_domain_has_no_rights_in_an_area_that_was_taken_from_it(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.dom0.good("remove-vm", "vm7", "--yes")
     w.relay.wait_message(f"domain 5 is served by worker domain {WORKER} no more")
     for side in ("backend", "frontend"):
@@ -273,11 +237,7 @@ def test_a_worker_domain_that_cannot_take_the_registry_keeps_no_other_from_it(wo
 
 
 def test_a_domain_that_serves_pools_no_more_is_told_so_by_the_next_relay(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.relay.stop()
     w.domains.write_text("[pools]\nA = gpu2\nB = gpu2\n")
     w.relay.start("in Dom0")
@@ -421,11 +381,7 @@ def test_a_worker_domain_can_be_named_by_its_uuid(world):
 
 
 def test_a_guest_with_more_names_than_can_be_listed_is_taken_away_all_the_same(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     for number in range(1000):
         w.store.write(f"/local/domain/5/data/vgpu/frontend/{number:016x}", "", domain=5)
     w.dom0.good("remove-vm", "vm7", "--yes")
@@ -434,11 +390,7 @@ def test_a_guest_with_more_names_than_can_be_listed_is_taken_away_all_the_same(w
 
 
 def test_a_guest_that_replaces_its_places_gets_them_anew(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.store.remove("/local/domain/5/data/vgpu")
     w.store.write("/local/domain/5/data/vgpu/backend/domain", WORKER, domain=5)
     wait_until(lambda: w.store.permissions("/local/domain/5/data/vgpu/backend")[0] == f"n{WORKER}",
@@ -802,11 +754,7 @@ def test_a_worker_domain_that_starts_over_and_over_is_sent_the_registry_at_a_pac
 
 
 def test_a_relay_that_was_killed_goes_on_where_it_was(world):
-    w = world()
-    w.register(7)
-    w.start_all()
-    w.guest(5, 7)
-    w.wait_served(5)
+    w = world().start_served()
     w.relay.kill()
     w.register(8)
     w.guest(6, 8)

@@ -157,6 +157,14 @@ class World:
         self.relay.start("in Dom0")
         return self.start_worker().wait_registry()
 
+    def start_served(self):
+        """start_all(), and domain 5, which is VM 7, is served."""
+        self.register(7)
+        self.start_all()
+        self.guest(5, 7)
+        self.wait_served(5)
+        return self
+
     def wait_registry(self, count=1):
         self.relay.wait_message("has the registry", count)
         return self

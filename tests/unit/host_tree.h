@@ -6,6 +6,7 @@
 #include "unit.h"
 
 #include "host/host.h"
+#include "store/store.h"
 
 #include <limits.h>
 #include <stdarg.h>
@@ -197,6 +198,23 @@ static inline void tree_xen(struct tree *tree, const char *guest_type, const cha
              "\n[ \"$1\" = dmesg ] && echo '(XEN) Interrupt remapping enabled'\nexit 0\n",
              caps);
     tree_program(tree, "/usr/sbin/xl", script);
+}
+
+/* A VM in the registry, which is made for the first. */
+static inline void tree_register(const struct tree *tree, struct store_vm *vm)
+{
+    const struct store_actor actor = {"test", "register-vm"};
+    struct vgpu_error error;
+    struct store *store;
+    char path[PATH_MAX];
+
+    tree_path(tree, path, "/var/lib/vgpu/vgpu.db");
+    if (access(path, F_OK) != 0)
+        assert_int_equal(store_create(path, &actor, &error), 0);
+    assert_int_equal(store_open(path, STORE_WRITE, &store, &error), 0);
+    store_set_actor(store, &actor);
+    assert_int_equal(store_add_vm(store, vm, &error), 0);
+    store_close(store);
 }
 
 /* --- one check -------------------------------------------------------------------------- */

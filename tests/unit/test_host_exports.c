@@ -2,8 +2,6 @@
 /* host/check_exports.c: exports that let a guest do more than it should. */
 #include "host_tree.h"
 
-#include "store/store.h"
-
 #define SQUASHED "(rw,sync,all_squash,anonuid=100007,anongid=100007)"
 
 static void expect_kernel(const char *text, enum host_verdict verdict, const char *found)
@@ -162,22 +160,12 @@ static void an_export_that_is_no_vms_directory_is_a_warning(void **state)
 
 static void register_vm(const struct tree *tree, uint32_t vm_id, uint32_t channels)
 {
-    const struct store_actor actor = {"test", "register-vm"};
-    struct vgpu_error error;
-    struct store *store;
     struct store_vm vm;
-    char path[PATH_MAX];
 
-    tree_path(tree, path, "/var/lib/vgpu/vgpu.db");
-    if (access(path, F_OK) != 0)
-        assert_int_equal(store_create(path, &actor, &error), 0);
-    assert_int_equal(store_open(path, STORE_WRITE, &store, &error), 0);
-    store_set_actor(store, &actor);
     store_vm_init(&vm);
     vm.vm_id = vm_id;
     vm.channels = channels;
-    assert_int_equal(store_add_vm(store, &vm, &error), 0);
-    store_close(store);
+    tree_register(tree, &vm);
 }
 
 static void what_is_left_of_vms_that_are_not_registered_is_a_warning(void **state)

@@ -3,8 +3,6 @@
 #include "gpu_double.h"
 #include "host_tree.h"
 
-#include "store/store.h"
-
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -563,23 +561,13 @@ static void database_in_each_verdict(void **state)
 
 static void register_vm(const struct tree *tree, uint32_t vm_id, const char *name, int64_t owner)
 {
-    const struct store_actor actor = {"test", "register-vm"};
-    struct vgpu_error error;
-    struct store *store;
     struct store_vm vm;
-    char path[PATH_MAX];
 
-    tree_path(tree, path, "/var/lib/vgpu/vgpu.db");
-    if (access(path, F_OK) != 0)
-        assert_int_equal(store_create(path, &actor, &error), 0);
-    assert_int_equal(store_open(path, STORE_WRITE, &store, &error), 0);
-    store_set_actor(store, &actor);
     store_vm_init(&vm);
     vm.vm_id = vm_id;
     vm.owner_uid = vm.owner_gid = owner;
     text_copy(vm.name, sizeof(vm.name), name);
-    assert_int_equal(store_add_vm(store, &vm, &error), 0);
-    store_close(store);
+    tree_register(tree, &vm);
 }
 
 static void xen_owners_in_each_verdict(void **state)
