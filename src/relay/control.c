@@ -170,9 +170,9 @@ static json_t *refresh(struct connection *connection, const struct relay_worker 
         return pending(worker, "vgpu-relay does not run in");
     if (registry_send(connection->relay, &connection->bus, worker, connection->end_ns, &error) <
         0) {
+        fail(failure, "not-read", error.message);
         connection->is_late = error.code == ETIMEDOUT;
-        return connection->is_late ? pending(worker, "vgpu-relay does not answer in")
-                                   : fail(failure, "not-read", error.message);
+        return connection->is_late ? pending(worker, "vgpu-relay does not answer in") : NULL;
     }
     result = ask(connection, worker, "reload", NULL, failure);
     return !result && strcmp(failure->code, "not-running") == 0
@@ -511,11 +511,7 @@ static __attribute__((noreturn)) void be_refresh(struct relay *relay, struct rel
     if (relay_open_xenbus(&connection.bus, relay->xenbus_path, &error) < 0)
         _exit(EXIT_FAILURE);
     result = refresh(&connection, worker, &failure);
-    if (connection.is_late)
-        log_warning("worker domain %s does not have the registry as it is now: vgpu-relay does "
-                    "not answer there",
-                    worker->name);
-    else if (!result)
+    if (connection.is_late || !result)
         log_warning("worker domain %s does not have the registry as it is now: %s", worker->name,
                     failure.message);
     else

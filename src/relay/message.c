@@ -125,9 +125,18 @@ static int drop_events(struct xenbus *bus)
     return got < 0 ? -1 : 0;
 }
 
-/* As message_get(); 0 when the time is over. */
-static int await_answer(struct xenbus *bus, const char *directory, uint64_t end_ns,
-                        char **ret_answer)
+/* Its relay takes its word back when it ends; and a domain's area goes with the domain. */
+static bool is_gone(struct xenbus *bus, const struct relay_worker *worker)
+{
+    char path[XENBUS_PATH_BYTES], version[16];
+
+    relay_path(path, worker->domain, WORKER_READY);
+    return xenbus_read(bus, path, version, sizeof(version)) < 0 && errno == ENOENT;
+}
+
+/* As message_get(); 0 when the time is over, or the domain is gone. */
+static int await_answer(struct xenbus *bus, const struct relay_worker *worker,
+                        const char *directory, uint64_t end_ns, char **ret_answer)
 {
     size_t bytes;
 
@@ -136,7 +145,7 @@ static int await_answer(struct xenbus *bus, const char *directory, uint64_t end_
         uint64_t now_ns = clock_monotonic_ns();
         int got = message_get(bus, directory, MESSAGE_ANSWER_MAX_BYTES, ret_answer, &bytes);
 
-        if (got != 0 || now_ns >= end_ns)
+        if (got != 0 || now_ns >= end_ns || is_gone(bus, worker))
             return got;
         if (bus->event_count == 0)
             poll(&wait, 1, (int)((end_ns - now_ns) / NS_PER_MS) + 1);
@@ -145,10 +154,15 @@ static int await_answer(struct xenbus *bus, const char *directory, uint64_t end_
     }
 }
 
-static int judge_answer(const struct relay_worker *worker, int got, struct vgpu_error *error)
+static int judge_answer(struct xenbus *bus, const struct relay_worker *worker, int got,
+                        struct vgpu_error *error)
 {
     if (got > 0)
         return 0;
+    if (got == 0 && is_gone(bus, worker))
+        return error_set(error, ETIMEDOUT,
+                         "worker domain %s (domain %u) went away before it answered", worker->name,
+                         worker->domain);
     if (got == 0)
         return error_set(error, ETIMEDOUT,
                          "worker domain %s (domain %u) did not answer within %d s: is vgpu-relay "
@@ -163,7 +177,7 @@ int message_exchange(struct xenbus *bus, const struct relay_worker *worker,
                      struct vgpu_error *error)
 {
     char id[RELAY_ID_BYTES], question[XENBUS_PATH_BYTES], answer[XENBUS_PATH_BYTES];
-    char chunks[XENBUS_PATH_BYTES];
+    char chunks[XENBUS_PATH_BYTES], ready[XENBUS_PATH_BYTES];
     int result;
 
     if (choose_id(id) < 0)
@@ -171,12 +185,15 @@ int message_exchange(struct xenbus *bus, const struct relay_worker *worker,
     relay_path(question, worker->domain, WORKER_REQUESTS "/%s", id);
     relay_path(answer, worker->domain, WORKER_ANSWERS "/%s", id);
     relay_path(chunks, worker->domain, WORKER_ANSWERS "/%s/" MESSAGE_CHUNKS, id);
-    if (xenbus_watch(bus, chunks, "answer") < 0 ||
+    relay_path(ready, worker->domain, WORKER_READY);
+    if (xenbus_watch(bus, chunks, "answer") < 0 || xenbus_watch(bus, ready, "ready") < 0 ||
         message_put(bus, question, message->kind, message->data, message->bytes) < 0)
         result = error_set_errno(error, "cannot write %s into XenStore", question);
     else
-        result = judge_answer(worker, await_answer(bus, answer, end_ns, ret_answer), error);
+        result =
+            judge_answer(bus, worker, await_answer(bus, worker, answer, end_ns, ret_answer), error);
     xenbus_unwatch(bus, chunks, "answer");
+    xenbus_unwatch(bus, ready, "ready");
     xenbus_remove(bus, question);
     xenbus_remove(bus, answer);
     return result;

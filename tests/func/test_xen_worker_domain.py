@@ -145,6 +145,17 @@ def test_when_the_worker_domain_is_destroyed_its_guests_are_told(world):
     w.wait_served(5, None)
 
 
+def test_nothing_is_waited_for_that_a_worker_domain_took_along(world):
+    w = world()
+    w.relay.start("in Dom0")
+    silent = FakeWorker(w, lambda kind: None).say_ready()
+    wait_until(lambda: silent.seen, "the registry being sent to it")
+    w.end_domain(WORKER)
+    w.relay.wait_message(f"worker domain gpu1 (domain {WORKER}) went away before it answered")
+    w.start_worker(OTHER_WORKER).wait_registry()
+    assert not w.relay.messages("did not answer within")
+
+
 def test_a_worker_domain_that_comes_back_serves_again(world):
     w = world().start_served()
     for one in (w.worker, w.worker_xen):
