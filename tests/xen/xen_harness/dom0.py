@@ -29,17 +29,19 @@ from .files import STEP_TIMEOUT_S
 
 # Without `-smap` Dom0 faults at once, without `-rdtscp` PVH guests do; two threads or
 # two processors stall now and then.  With `xsave` and `fsgsbase` programs of Dom0 and of
-# guests that work at the same time lose registers: data changes, busybox crashes.
+# guests that work at the same time lose registers: data changes, busybox crashes.  With
+# `erms` all copy and clear byte by byte, each byte an instruction to translated code.
 ACCELERATOR = "tcg,thread=single,tb-size=256"
 # The machine's time is its instructions, 2 ns each: on a busy host it gets slower and
 # notices nothing, where with the host's time its guests miss ticks and may panic.
 CLOCK = "shift=1"
-PROCESSOR = "max,-smap,-rdtscp,-xsave,-fsgsbase"
+PROCESSOR = "max,-smap,-rdtscp,-xsave,-fsgsbase,-erms"
 MEMORY_MIB = 2048
 DOM0_MIB = 768
 XEN_OPTIONS = (f"console=com1 com1=115200,8n1 noreboot bootscrub=0 dom0_mem={DOM0_MIB}M,"
                f"max:{DOM0_MIB}M dom0_max_vcpus=1 guest_loglvl=all conring_size=256k")
-KERNEL_OPTIONS = "console=hvc0 quiet panic=-1 nokaslr apparmor=0 cryptomgr.notests"
+KERNEL_OPTIONS = ("console=hvc0 quiet panic=-1 nokaslr apparmor=0 cryptomgr.notests "
+                  "init_on_alloc=0 rodata=off")
 BOOT_TIMEOUT_S = 300
 PORTS = range(2, 10)  # for that many guests at once
 
