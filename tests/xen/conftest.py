@@ -48,13 +48,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def dom0():
+def full(request):
+    """Whether tests that are marked `full` are among those that run."""
+    return any(item.get_closest_marker("full") for item in request.session.items)
+
+
+@pytest.fixture(scope="session")
+def dom0(full):
     try:
-        image.get()
+        image.get(full)
     except PackagesMissing as error:
         pytest.skip(str(error))
     directory = process.run_directory("xen")
-    made = Dom0(directory)
+    made = Dom0(directory, full=full)
     try:
         yield made.boot()
     finally:

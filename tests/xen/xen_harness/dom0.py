@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine that runs Xen, seen from its Dom0.
 
-    dom0 = Dom0(directory).boot()
+    dom0 = Dom0(directory).boot()     # Dom0(directory, full=True): worker domains, HVM guests
     dom0.check("xl info")
     guest = dom0.domain("pv1", kind="pv").boot()
     guest.check("uname -r")
@@ -82,8 +82,9 @@ class Port:
 
 
 class Dom0(Guest):
-    def __init__(self, directory, name="dom0"):
+    def __init__(self, directory, name="dom0", full=False):
         super().__init__(name, directory, memory_mib=MEMORY_MIB)
+        self.full = full
         self.domains = []
         self.ports = []
         self._free_ports = []
@@ -91,7 +92,7 @@ class Dom0(Guest):
     # --- life ---------------------------------------------------------------
 
     def argv(self, agent_fd=None, monitor_fd=None):
-        made = image.get()
+        made = image.get(self.full)
         ports = []
         for port in self.ports:
             ports += ["-chardev", f"socket,id=port{port.number},fd={port.theirs.fileno()}",

@@ -2,10 +2,11 @@
 """What Dom0 and its guests boot.
 
 Dom0's initramfs: busybox, Xen's tools, our programs as far as they are built, and in
-/guest/ the kernel and the initramfs of its guests; and what HVM guests need, once
-`scripts/build-qemu --xen` has made their device model.  The guests' initramfs: busybox,
+/guest/ the kernel and the initramfs of its guests.  The full one, for the mark `full`, has
+what worker domains boot too; and what HVM guests need, once `scripts/build-qemu --xen` has
+made their device model: Xen moves each byte, and Dom0 unpacks it.  The guests' initramfs: busybox,
 xenstore's tools, vgpu-client, libvgpu, tests/xen/load.c and vchan.c, the helpers of
-tests/xen/guest/ (each .c one static program) and of tests/vm/guest/agent.c.  Both are
+tests/xen/guest/ (each .c one static program) and of tests/vm/guest/agent.c.  All are
 named by what is in them, so a changed program makes a new one.
 """
 
@@ -48,7 +49,7 @@ class Image:
 
 
 @functools.lru_cache(maxsize=None)
-def get(progress=lambda text: None):
+def get(full, progress=lambda text: None):
     """Returns the Image, made or taken from the cache; PackagesMissing where it cannot be.
     One process asks once: what is built later is for the next one."""
     with locked("xen-image"):
@@ -56,13 +57,16 @@ def get(progress=lambda text: None):
         helpers = image.helpers(taken.root, SOURCES)
         helpers["agent"] = image.helpers(taken.root)["agent"]
         guest = image.initramfs(taken.root, _guest_contents(taken, helpers), progress, "guest")
-        worker = image.initramfs(taken.root, _worker_contents(taken, helpers), progress, "worker")
         dom0 = _dom0_contents(taken, helpers)
         dom0["guest/vmlinux"] = (0o644, taken.vmlinux.read_bytes())
         dom0["guest/initramfs.cpio"] = (0o644, guest.read_bytes())
-        dom0["guest/worker.cpio"] = (0o644, worker.read_bytes())
-        dom0.update(_device_model(taken, guest))
-        return Image(taken, image.initramfs(taken.root, dom0, progress, "dom0", KEEP))
+        if full:
+            worker = _worker_contents(taken, helpers)
+            worker = image.initramfs(taken.root, worker, progress, "worker")
+            dom0["guest/worker.cpio"] = (0o644, worker.read_bytes())
+            dom0.update(_device_model(taken, guest))
+        name = "dom0full" if full else "dom0"
+        return Image(taken, image.initramfs(taken.root, dom0, progress, name, KEEP))
 
 
 def has_device_model():
