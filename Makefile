@@ -6,7 +6,7 @@ MESON_OPTIONS ?=
 PYTHON := /usr/bin/python3
 
 .PHONY: all build demo bench bench-vms check check-unit check-func check-vm check-asan check-tsan check-model \
-        check-fuzz check-qemu check-xen check-xen-full docs-scheduling docs-tuning gpu-check gpu-bundle bench-gpu soak soak-kills lint format device guest-module kernels examples qemu install clean distclean help deps
+        check-fuzz check-qemu check-xen check-xen-full check-sanitizers docs-scheduling docs-tuning gpu-check gpu-bundle bench-gpu soak soak-kills lint format device guest-module kernels examples qemu install clean distclean help deps
 
 all: build
 
@@ -39,7 +39,7 @@ bench-gpu: ## a GPU through sessions, beside the same GPU by itself
 check: ## all tests, the real-VM ones included
 	@scripts/check
 
-check-unit check-func check-vm check-asan check-tsan check-model check-fuzz check-qemu check-xen check-xen-full:
+check-unit check-func check-vm check-asan check-tsan check-model check-fuzz check-qemu check-xen check-xen-full check-sanitizers:
 	@scripts/check $(@:check-%=%)
 
 soak: ## 30 real VMs, load and faults; DURATION=1800 seconds

@@ -18,6 +18,23 @@ import cuda_support  # noqa: E402  (the path comes first)
 import support  # noqa: E402
 import window_peer  # noqa: E402
 
+# Files of which `make check` runs nothing under AddressSanitizer; the others get the mark
+# `sanitize`.  All are run by `make check-sanitizers`.
+NOT_SANITIZED = {
+    # Documents, packages, scripts, and what is only compiled: no C of ours, or none that other
+    # files do not run.
+    "test_bench_gpu", "test_bench_launches", "test_device_4_2", "test_docs", "test_examples",
+    "test_gpu_check", "test_kernels", "test_packaging", "test_rpm", "test_scheduling_doc",
+    "test_soak", "test_store_docs", "test_tuning_doc", "test_vm_startup", "test_xcp_wrapper",
+    # What the administrator alone says: command lines, files of root, other programs' answers.
+    # The parsers and the store behind them have unit tests, which run under it.
+    "test_admin_events", "test_admin_ganesha", "test_admin_guide", "test_admin_host",
+    "test_admin_identity", "test_admin_mediator", "test_admin_options", "test_admin_registry",
+    "test_admin_renumber", "test_admin_share", "test_admin_toolstack", "test_cgroup",
+    "test_check_gpu", "test_cli", "test_client_doctor", "test_config", "test_sim",
+    "test_store_versions", "test_toolstack_xe", "test_toolstack_xl", "test_xen_cli",
+}
+
 
 def pytest_configure(config):
     # Started in the background of a script it is ignored, by children too.
@@ -27,11 +44,17 @@ def pytest_configure(config):
     os.environ["TSAN_OPTIONS"] = f"{os.environ.get('TSAN_OPTIONS', '')}:{suppressions}"
     config.addinivalue_line("markers", "threads: drives threads that work at the same time")
     config.addinivalue_line("markers", "fault_points: needs a build with -Dfault_points=true")
+    config.addinivalue_line("markers", "sanitize: runs C that guests or races can harm")
 
 
+# First, because the choice by marks is made in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     if not support.MEDIATOR.exists():
         pytest.exit(f"no {support.MEDIATOR}: build first, or set VGPU_BUILD_DIR", 2)
+    for item in items:
+        if pathlib.Path(item.fspath).stem not in NOT_SANITIZED:
+            item.add_marker("sanitize")
     marked = [item for item in items if item.get_closest_marker("fault_points")]
     if marked and not support.has_fault_points():
         skip = pytest.mark.skip(reason="the build has no fault points (-Dfault_points=true)")
