@@ -30,7 +30,8 @@ def full(*values):
 
 @pytest.fixture(scope="module")
 def victim(host, guests):
-    load = Load(guests["pvh"], f"pause_ms=30 seed={SEED % 1000}")
+    """It works now and then: there is one processor for all."""
+    load = Load(guests["pvh"], f"pause_ms=150 seed={SEED % 1000}")
     load.wait_progress()
     yield load
     load.end()
