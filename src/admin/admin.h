@@ -375,9 +375,9 @@ int share_retire(struct admin *admin, const struct store_vm *vm, struct share_un
 int share_undo(struct admin *admin, struct share_undo *undo, struct vgpu_error *error);
 void share_done(struct share_undo *undo);
 
-/* tenants.c: EEXIST where the directory of `vm` would have another VM's owner, or its
- * export another's address (NULL: no new one).  `before`: the VM as it was, whose owner
- * stays as somebody chose it; NULL for a new one. */
+/* tenants.c: EEXIST where the directory of `vm` would have another VM's owner, under Xen its
+ * sessions too, or its export another's address (NULL: no new one).  `before`: the VM as it was,
+ * whose owner stays as somebody chose it; NULL for a new one. */
 int tenant_check(const struct admin *admin, struct store *store, const struct store_vm *before,
                  const struct store_vm *vm, const char *address, struct vgpu_error *error);
 

@@ -3,6 +3,7 @@
  * What keeps one VM's files from another: an owner of its own for its directory, and
  * an address of its own for its export.  Two VMs that share either can read each
  * other's requests and answers, so that is refused unless somebody means it (--force).
+ * Under Xen the owner is also whom its sessions' brokers run as, who can reach its socket.
  */
 #include "admin/exports.h"
 
@@ -20,31 +21,43 @@ static bool has_directory(const struct admin *admin, const struct store_vm *vm)
     return admin->share[0] && (vm->channels & STORE_CHANNEL_FILE);
 }
 
+static bool has_own_user(const struct admin *admin, const struct store_vm *vm)
+{
+    return has_directory(admin, vm) ||
+           ((vm->channels & STORE_CHANNEL_WINDOW) && owner_is_needed(admin));
+}
+
 /* --- the owner --------------------------------------------------------------------------- */
 
 static const struct store_vm *find_owned(const struct admin *admin, const struct store_vm *vms,
                                          size_t count, uint32_t but_vm_id, int64_t uid)
 {
     for (size_t i = 0; i < count; i++) {
-        if (vms[i].vm_id != but_vm_id && vms[i].owner_uid == uid && has_directory(admin, &vms[i]))
+        if (vms[i].vm_id != but_vm_id && vms[i].owner_uid == uid && has_own_user(admin, &vms[i]))
             return &vms[i];
     }
     return NULL;
+}
+
+static int64_t proposal_for(const struct admin *admin, const struct store_vm *vm)
+{
+    return (owner_is_needed(admin) ? (int64_t)admin->xen_owner_base : OWNERS_FROM) + vm->vm_id;
 }
 
 static int refuse_owner(const struct admin *admin, const struct store_vm *vms, size_t count,
                         const struct store_vm *vm, const struct store_vm *other,
                         struct vgpu_error *error)
 {
-    int64_t proposal = OWNERS_FROM + (int64_t)vm->vm_id;
+    int64_t proposal = proposal_for(admin, vm);
     char name[STORE_NAME_BYTES + 32];
 
     while (find_owned(admin, vms, count, vm->vm_id, proposal))
         proposal++;
     output_vm_name(other, name, sizeof(name));
     return error_set(error, EEXIST,
-                     "owner %lld has the directory of %s already, and each could read the other's "
-                     "files: choose a number that nobody has, as --owner %lld, or say --force",
+                     "owner %lld is that of %s already, and each could reach the other's files "
+                     "and sessions: choose a number that nobody has, as --owner %lld, or say "
+                     "--force",
                      (long long)vm->owner_uid, name, (long long)proposal);
 }
 
@@ -64,7 +77,7 @@ static int check_not_workers(const struct admin *admin, const struct store_vm *v
                      "program of this VM's could end them; choose a number that nobody has, as "
                      "--owner %lld, or say --force",
                      (long long)vm->owner_uid, admin->worker_user,
-                     (long long)(OWNERS_FROM + (int64_t)vm->vm_id));
+                     (long long)proposal_for(admin, vm));
 }
 
 static int check_owner(const struct admin *admin, struct store *store, const struct store_vm *vm,
@@ -129,14 +142,15 @@ static int check_address(const struct admin *admin, uint32_t vm_id, const char *
 int tenant_check(const struct admin *admin, struct store *store, const struct store_vm *before,
                  const struct store_vm *vm, const char *address, struct vgpu_error *error)
 {
-    bool same_owner = before && before->owner_uid == vm->owner_uid && has_directory(admin, before);
+    bool same_owner = before && before->owner_uid == vm->owner_uid && has_own_user(admin, before);
 
     if (check_not_workers(admin, vm, error) < 0)
         return -1;
+    if (vm->owner_uid >= 0 && has_own_user(admin, vm) && !same_owner &&
+        check_owner(admin, store, vm, error) < 0)
+        return -1;
     if (!has_directory(admin, vm))
         return 0;
-    if (vm->owner_uid >= 0 && !same_owner && check_owner(admin, store, vm, error) < 0)
-        return -1;
     if (address && admin->exports_kind != EXPORTS_NONE &&
         !(before && is_exported_to(admin, vm->vm_id, address)))
         return check_address(admin, vm->vm_id, address, error);

@@ -523,8 +523,8 @@ def test_an_owner_that_another_vms_directory_has_is_refused_unless_forced(host, 
         host.good("register-vm", "web2", "--vm-id", "8", "--owner", OWNER)
         words = ["8", "--owner", "100008"]
     assert host.bad(EXISTS, command, *words) == (
-        "owner 100008 has the directory of VM 7 (web1) already, and each could read the other's "
-        "files: choose a number that nobody has, as --owner 100009, or say --force")
+        "owner 100008 is that of VM 7 (web1) already, and each could reach the other's "
+        "files and sessions: choose a number that nobody has, as --owner 100009, or say --force")
     host.good(command, *words, "--force")
     host.good("update-vm", "8", "--mode", "0750")  # what was forced once is not asked again
 

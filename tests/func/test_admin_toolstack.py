@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from admin_support import FAILED, NOT_FOUND, NOT_RUNNING, OK, USAGE, Host
+from admin_support import EXISTS, FAILED, NOT_FOUND, NOT_RUNNING, OK, USAGE, Host
 from toolstack_support import Fake
 
 ONE = "59e1cf6c-6ab9-4879-90e7-adc8d1c63bf5"
@@ -185,6 +185,20 @@ def test_no_two_vms_are_given_one_owner(host):
     host.good("register-vm", "d", "--vm-id", "5")
     host.good("update-vm", "d", "--owner", "default")
     assert host.vm("d")["owner"]["uid"] == OWNERS + 5
+
+
+def test_an_owner_that_is_another_vms_is_refused_without_directories_too(host):
+    """Its sessions' brokers could reach the other's socket."""
+    host.good("register-vm", "a", "--vm-id", "7", "--channels", "window")
+    owner = str(OWNERS + 7)
+    message = host.bad(EXISTS, "register-vm", "b", "--vm-id", "8", "--channels", "window",
+                       "--owner", owner)
+    assert message == (f"owner {owner} is that of VM 7 (a) already, and each could reach the "
+                       "other's files and sessions: choose a number that nobody has, as --owner "
+                       f"{OWNERS + 8}, or say --force")
+    host.good("register-vm", "b", "--vm-id", "8", "--channels", "window", "--owner", owner,
+              "--force")
+    host.good("update-vm", "b", "--name", "c")
 
 
 def test_where_owners_begin_is_a_setting(host):
