@@ -143,9 +143,11 @@ static int await_answer(struct xenbus *bus, const struct relay_worker *worker,
     for (;;) {
         struct pollfd wait = {.fd = bus->fd, .events = POLLIN};
         uint64_t now_ns = clock_monotonic_ns();
+        bool ends =
+            now_ns >= end_ns || is_gone(bus, worker); /* before its last answer is looked for */
         int got = message_get(bus, directory, MESSAGE_ANSWER_MAX_BYTES, ret_answer, &bytes);
 
-        if (got != 0 || now_ns >= end_ns || is_gone(bus, worker))
+        if (got != 0 || ends)
             return got;
         if (bus->event_count == 0)
             poll(&wait, 1, (int)((end_ns - now_ns) / NS_PER_MS) + 1);

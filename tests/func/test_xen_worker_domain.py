@@ -286,8 +286,7 @@ def test_a_vm_can_go_between_dom0_and_a_worker_domain(world):
         w.wait_served(5, WORKER if pool == "B" else 0)
         w.dom0.good("set-pool", "vm7", pool)
         w.wait_served(5, domain)
-        wait_until(lambda d=domain: w.store.permissions("/local/domain/5/data/vgpu/backend")[0] ==
-                   f"n{d}", w.relay.text)
+        wait_until(lambda d=domain: w.rights_of_backend(5)[:1] == [f"n{d}"], w.relay.text)
 
 
 def test_a_question_about_a_vm_goes_to_the_domain_that_serves_it(world):
@@ -404,8 +403,7 @@ def test_a_guest_that_replaces_its_places_gets_them_anew(world):
     w = world().start_served()
     w.store.remove("/local/domain/5/data/vgpu")
     w.store.write("/local/domain/5/data/vgpu/backend/domain", WORKER, domain=5)
-    wait_until(lambda: w.store.permissions("/local/domain/5/data/vgpu/backend")[0] == f"n{WORKER}",
-               w.relay.text)
+    wait_until(lambda: w.rights_of_backend(5)[:1] == [f"n{WORKER}"], w.relay.text)
     w.wait_served(5)
 
 
