@@ -123,6 +123,35 @@ static int find_vm(struct renumber *renumber, struct vgpu_error *error)
     return 0;
 }
 
+/* --- signals ------------------------------------------------------------------------------------
+ */
+
+/* Those that would end us in the middle; not those that nohup has us ignore. */
+static void hold_signals(sigset_t *ret_held, sigset_t *ret_before)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+
+    sigemptyset(ret_held);
+    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(numbers); i++) {
+        struct sigaction action;
+
+        if (sigaction(numbers[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+            sigaddset(ret_held, numbers[i]);
+    }
+    sigprocmask(SIG_BLOCK, ret_held, ret_before);
+}
+
+/* One that came is taken away. */
+static bool take_signal(const sigset_t *held)
+{
+    const struct timespec now = {0};
+    bool came = false;
+
+    while (sigtimedwait(held, NULL, &now) > 0)
+        came = true;
+    return came;
+}
+
 /* The guest is not to be stopped for a definition that does not start again. */
 static int check_definition(struct renumber *renumber, struct vgpu_error *error)
 {
@@ -144,6 +173,20 @@ static int check_definition(struct renumber *renumber, struct vgpu_error *error)
                      renumber->before.vm_id, renumber->vm_id, inner.message);
 }
 
+/* What the toolstack writes for that goes before a signal ends us. */
+static int check_undisturbed(struct renumber *renumber, struct vgpu_error *error)
+{
+    sigset_t held, before;
+    int result;
+
+    hold_signals(&held, &before);
+    result = check_definition(renumber, error);
+    if (take_signal(&held) && result == 0)
+        result = error_set(error, EINTR, "interrupted: nothing was done");
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
 int renumber_prepare(struct renumber *renumber, struct vgpu_error *error)
 {
     struct admin *admin = renumber->admin;
@@ -159,7 +202,7 @@ int renumber_prepare(struct renumber *renumber, struct vgpu_error *error)
                          "VM %u is neither running nor off (starting, stopping or crashed): wait, "
                          "or put it in order with its toolstack first",
                          renumber->before.vm_id);
-    return check_definition(renumber, error);
+    return check_undisturbed(renumber, error);
 }
 
 bool renumber_restarts(const struct renumber *renumber)
@@ -387,35 +430,6 @@ static void go_back(struct renumber *renumber, const char *what, struct vgpu_err
                   what, first.message);
     else
         error_set(error, first.code, "%s failed: %.400s. All is as it was", what, first.message);
-}
-
-/* --- signals ------------------------------------------------------------------------------------
- */
-
-/* Those that would end us in the middle; not those that nohup has us ignore. */
-static void hold_signals(sigset_t *ret_held, sigset_t *ret_before)
-{
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-
-    sigemptyset(ret_held);
-    for (size_t i = 0; i < VGPU_ARRAY_LENGTH(numbers); i++) {
-        struct sigaction action;
-
-        if (sigaction(numbers[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
-            sigaddset(ret_held, numbers[i]);
-    }
-    sigprocmask(SIG_BLOCK, ret_held, ret_before);
-}
-
-/* One that came is taken away. */
-static bool take_signal(const sigset_t *held)
-{
-    const struct timespec now = {0};
-    bool came = false;
-
-    while (sigtimedwait(held, NULL, &now) > 0)
-        came = true;
-    return came;
 }
 
 static int fail(struct renumber *renumber, const char *what, struct vgpu_error *error)
