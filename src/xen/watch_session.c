@@ -285,19 +285,20 @@ static void look_for_sessions(struct watch *watch, struct watch_domain *domain)
 {
     char names[XENBUS_PAYLOAD_MAX + 1];
     int bytes = watch_list(watch, domain, VGPU_XEN_FRONTEND, names);
+    bool is_full = false;
 
     for (int at = 0; at < bytes; at += (int)strlen(names + at) + 1) {
         if (!xen_name_is_valid(names + at) || find_session(domain, names + at))
             continue;
-        if (domain->session_count < XEN_SESSIONS_MAX) {
+        if (domain->session_count < XEN_SESSIONS_MAX)
             look_at_name(watch, domain, names + at);
-        } else if (!domain->is_full) {
-            domain->is_full = true;
-            if (watch_may_log(watch, domain))
-                log_warning("domain %u (vm %u) has %u sessions: the next waits for the end of one",
-                            domain->id, domain->vm_id, XEN_SESSIONS_MAX);
-        }
+        else
+            is_full = true;
     }
+    if (is_full && !domain->is_full && watch_may_log(watch, domain))
+        log_warning("domain %u (vm %u) has %u sessions: the next waits for the end of one",
+                    domain->id, domain->vm_id, XEN_SESSIONS_MAX);
+    domain->is_full = is_full;
     tell_full(watch, domain);
 }
 
