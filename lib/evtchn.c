@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,7 @@ typedef uint16_t domid_t; /* which the next header of some versions needs */
 #define PORTS_AT_ONCE 16
 #define LOCK_TRIES 1000u
 #define LOCK_PAUSE_NS 1000000
+#define LAST_WAIT_MS 1000
 
 int evtchn_open(void)
 {
@@ -126,14 +128,14 @@ static bool panics_on_bugs(void)
     return first != '0';
 }
 
-/* When nobody else has `fd` open any more, which the pipe's end says. */
+/* When nobody else has `fd` open any more, which the pipe's end says; or in a while: a child
+ * that another thread makes meanwhile has both. */
 static _Noreturn void close_last(int fd, const int pipe_fds[2])
 {
-    char byte;
+    struct pollfd end = {.fd = pipe_fds[0]};
 
     close(pipe_fds[1]);
-    while (read(pipe_fds[0], &byte, 1) < 0 && errno == EINTR)
-        ;
+    poll(&end, 1, LAST_WAIT_MS);
     close(fd);
     _exit(0);
 }

@@ -163,6 +163,7 @@ struct vgpu_session {
     int64_t rung_again_ns;   /* when submit_ring_again() has done so last */
     bool dispatching;        /* callbacks run */
     bool armed;              /* vgpu_arm() since the last look at the descriptor */
+    bool writes_quietly;     /* noted pages: some by operations whose end nobody tells */
     uint64_t serial;         /* of the last operation */
     uint32_t free_count;
     struct pending_list kept, callbacks;
@@ -187,6 +188,7 @@ struct vgpu_session {
     int64_t open_timeout_ns;
     int64_t deadline_ns;         /* of open() and reconnect() */
     uint32_t generations_before; /* of slots that were lost */
+    uint32_t generation_told;
     struct vgpu_session_info info;
     struct vgpu_problem end;
     LIST_ENTRY(vgpu_session) entry;
@@ -257,6 +259,9 @@ int submit_and_wait(struct vgpu_session *session, const struct vgpu_descriptor *
 
 int written_open(struct vgpu_session *session);
 void written_close(struct vgpu_session *session);
+
+/* Nothing is in flight. */
+void written_forget(struct vgpu_session *session);
 
 /* Before `descriptor` is submitted. */
 void written_note(struct vgpu_session *session, const struct vgpu_descriptor *descriptor);

@@ -106,6 +106,9 @@ void session_lose(struct vgpu_session *session, const char *text)
     *session->use = SESSION_LOST;
     problem_set(&session->end, VGPU_DEVICE_LOST, "%s", text);
     session->generations_before += session->host->generation;
+    /* A page that was moved with the guest may be older than what was read of it. */
+    if (session->generations_before < session->generation_told)
+        session->generations_before = session->generation_told;
     take_losses(session);
 }
 
@@ -162,6 +165,7 @@ static void open_rings(struct vgpu_session *session)
     session->quiet_run = 0;
     session->launch_head = session->launch_tail = 0;
     session->chunk_tail = session->chunk_head;
+    written_forget(session);
 }
 
 static int open_memory(struct vgpu_session *session, struct vgpu_problem *problem)
@@ -335,6 +339,7 @@ int vgpu_open(const struct vgpu_options *options, struct vgpu_session **ret_sess
     if (open_memory(session, problem) < 0) {
         session->transport->close(session);
         munmap(session->slot, session->slot_bytes);
+        free(session->way);
         session_free(session);
         return -1;
     }
@@ -378,10 +383,10 @@ void vgpu_session_info(struct vgpu_session *session, struct vgpu_session_info *r
     ret_info->features = __atomic_load_n(&session->host->features, __ATOMIC_RELAXED);
     if (*session->use == SESSION_LOST) {
         ret_info->state = VGPU_SESSION_LOST;
-        ret_info->generation = session->generations_before + 1;
+        ret_info->generation = session->generation_told = session->generations_before + 1;
         return;
     }
-    ret_info->generation =
+    ret_info->generation = session->generation_told =
         session->generations_before + __atomic_load_n(&session->host->generation, __ATOMIC_RELAXED);
     ret_info->state =
         *session->use == SESSION_ENDED ? VGPU_SESSION_CLOSED : session->transport->state(session);

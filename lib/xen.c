@@ -144,6 +144,8 @@ static bool xen_confirm(struct vgpu_session *session)
     struct xen *xen = session->way;
     struct pollfd news = {.fd = xen->bus.fd, .events = POLLIN};
 
+    if (!session_usable(session))
+        return false;
     written_touch(session);
     if (!is_port_forgotten(xen) && (poll(&news, 1, 0) <= 0 || !is_in_another_domain(xen)))
         return true;
@@ -288,7 +290,9 @@ static uint8_t *connect_slot(struct vgpu_session *session, struct xen *xen,
     memory = map_slot(&xen->slot, problem);
     if (!memory)
         return NULL;
-    memcpy(memory + VGPU_SLOT_HEAP, session->slot + VGPU_SLOT_HEAP, session->info.heap_bytes);
+    /* The arena too: a command may lie there that waits for room. */
+    memcpy(memory + VGPU_SLOT_ARENA, session->slot + VGPU_SLOT_ARENA,
+           session->slot_bytes - VGPU_SLOT_ARENA);
     if (announce_life(xen, memory, problem) == 0 && xen_host_connect(session, xen, problem) == 0)
         return memory;
     munmap(memory, session->slot_bytes);

@@ -32,8 +32,8 @@
  *                         vgpu_reset() since: device memory, streams and events are
  *                         gone; what had not ended may have begun, and is not run
  *                         again.  So too after a Xen VM was saved and restored, or
- *                         moved while it ran: there waits and vgpu_poll() say it as
- *                         well, once nothing is left to fetch
+ *                         moved while it ran: there vgpu_wait_all() says it as well, and
+ *                         vgpu_wait() and vgpu_poll() once nothing is left to fetch
  *   VGPU_TIME_LIMIT       this one ran longer than the host allows
  *                         (VGPU_QUERY_OPERATION_LIMIT_MS): its worker was ended for
  *                         it, the others in flight get VGPU_DEVICE_LOST, and so does
