@@ -6,7 +6,8 @@
 #include <string.h>
 
 /* Cut to fit, at a character's end. */
-static void fill(struct vgpu_error *error, const char *format, va_list args)
+static __attribute__((format(printf, 2, 0))) void fill(struct vgpu_error *error, const char *format,
+                                                       va_list args)
 {
     if (vsnprintf(error->message, sizeof(error->message), format, args) >=
         (int)sizeof(error->message))
