@@ -779,6 +779,38 @@ void lib_xen_end_session(void)
     unlock();
 }
 
+bool lib_xen_offer_is_awaited(void)
+{
+    bool is_watched = false;
+
+    lock();
+    for (size_t i = 0; i < WATCHES; i++)
+        is_watched |= xen.watches[i].connection >= 0 &&
+                      strcmp(xen.watches[i].path, VGPU_XEN_BACKEND "/" VGPU_XEN_DOMAIN) == 0;
+    unlock();
+    return is_watched;
+}
+
+bool lib_xen_session_is_asked_for(void)
+{
+    bool is_asked = false;
+
+    lock();
+    for (size_t i = 0; i < sizeof(xen.nodes) / sizeof(xen.nodes[0]); i++)
+        is_asked |= is_below(xen.nodes[i].path, VGPU_XEN_FRONTEND) &&
+                    strcmp(xen.nodes[i].value, VGPU_XEN_INITIALISING) == 0;
+    unlock();
+    return is_asked;
+}
+
+void lib_xen_await(bool (*condition)(void))
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+
+    for (unsigned i = 0; i < 90000 && !condition(); i++)
+        nanosleep(&pause, NULL);
+}
+
 /* Memory and descriptors stay; the rest is a new domain's, whose kernel tells all who watch. */
 void lib_xen_restore(void)
 {

@@ -30,6 +30,10 @@ void lib_xen_set_offer(bool is_offered);
 /* `code` 0: takes sessions; VGPU_PROBLEM_*: refuses them with it. */
 void lib_xen_set_refusal(int code);
 void lib_xen_set_silence(bool is_silent);
+/* What the library does meanwhile, for another thread of the test. */
+bool lib_xen_offer_is_awaited(void);
+bool lib_xen_session_is_asked_for(void);
+void lib_xen_await(bool (*condition)(void));
 /* Ends the session that is open, as when its broker ended. */
 void lib_xen_end_session(void);
 

@@ -583,7 +583,7 @@ static void a_reset_that_fails_says_why_and_can_be_tried_again(void **state)
 
 static void *offer_later(void *argument)
 {
-    usleep(30000);
+    lib_xen_await(lib_xen_offer_is_awaited);
     lib_xen_set_offer(true);
     return argument;
 }
@@ -604,7 +604,7 @@ static void a_reset_waits_for_a_host_that_comes_late(void **state)
 
 static void *restore_later(void *argument)
 {
-    usleep(30000);
+    lib_xen_await(lib_xen_session_is_asked_for);
     lib_xen_restore();
     return argument;
 }
@@ -616,7 +616,7 @@ static void a_restore_in_the_middle_of_a_reset_is_one_more(void **state)
 
     (void)state;
     memset(heap, 3, OWN_BYTES);
-    session->open_timeout_ns = 100 * NS_PER_MS;
+    session->open_timeout_ns = 500 * NS_PER_MS;
     lib_xen_restore();
     lib_xen_set_silence(true);
     pthread_create(&later, NULL, restore_later, NULL);

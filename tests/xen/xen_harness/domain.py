@@ -147,10 +147,7 @@ class Domain(Agent):
         file = self._save("", timeout)
         self._detach()
         self.dom0.check(f"xl restore {file}; status=$?; rm {file}; exit $status", timeout)
-        self._attach()
-        with self._changed:
-            self._said_hello = True  # once for all, when it was booted
-        return self
+        return self._attach_running()
 
     def save_and_go_on(self, timeout=BOOT_TIMEOUT_S):
         """A copy, as `xl save -c` makes it: the domain stays; jobs and all."""
@@ -161,6 +158,9 @@ class Domain(Agent):
         are there.  Its jobs are lost, as with save_and_restore()."""
         self._detach()
         self.dom0.check(f"xl migrate -s '' {shlex.quote(self.name)} 'xl migrate-receive'", timeout)
+        return self._attach_running()
+
+    def _attach_running(self):
         self._attach()
         with self._changed:
             self._said_hello = True  # once for all, when it was booted
